@@ -1,0 +1,6 @@
+import sys
+
+
+def main() -> int:
+    """Run the command line."""
+    return 0
