@@ -1,1 +1,1 @@
-
+"""HTTP: the Docker Engine API, and what is ours beside it."""

@@ -1,1 +1,1 @@
-
+"""Containers: their state, their life, what they are made of."""

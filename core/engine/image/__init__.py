@@ -1,1 +1,1 @@
-
+"""Images: a content-addressed store of layers, registries, archives."""

@@ -1,1 +1,1 @@
-
+"""conmon and the OCI runtime."""

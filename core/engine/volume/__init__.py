@@ -1,1 +1,1 @@
-
+"""Volumes: state and a driver's plan become a request to the reconciler."""

@@ -1,0 +1,1 @@
+"""Shipped ipam drivers, one file each."""

@@ -1,0 +1,1 @@
+"""Shipped network drivers, one file each."""

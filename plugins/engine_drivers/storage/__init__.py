@@ -1,0 +1,1 @@
+"""Shipped storage drivers, one file each."""

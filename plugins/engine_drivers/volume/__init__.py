@@ -1,0 +1,1 @@
+"""Shipped volume drivers, one file each."""

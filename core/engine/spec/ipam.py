@@ -1,0 +1,93 @@
+"""The contract of IPAM drivers: which pool a network gets, and which address an endpoint.
+
+The core keeps what is taken, in its database and under one lock; a driver only chooses. Both operations are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Generic, Protocol
+
+from pydantic import Field
+from typing_extensions import TypeVar
+
+from engine.spec.driver import Driver, SpecVersion, hookspec
+from engine.spec.options import Options
+from engine.spec.values import Frozen, IpAddress, Mac, Prefix
+
+IpamOptionsT = TypeVar("IpamOptionsT", bound=Options, default=Options)
+"""The model of a driver's options."""
+
+
+class PoolRequest(Frozen):
+    """What a network asks for: all fields may be empty."""
+
+    family: int = Field(default=4)
+    """4 or 6."""
+    subnet: Prefix | None = None
+    ip_range: Prefix | None = None
+    """Part of the subnet from which addresses are chosen; fixed addresses may lie outside of it."""
+    gateway: IpAddress | None = None
+    wants_gateway: bool = True
+    """The host is the gateway: choose an address for it where none is given."""
+    aux: Mapping[str, IpAddress] = Field(default_factory=dict)
+    """Addresses that somebody else on the network has: never given out."""
+
+
+class Pool(Frozen):
+    """An address pool of a network."""
+
+    subnet: Prefix
+    ip_range: Prefix | None = None
+    gateway: IpAddress | None = None
+    aux: Mapping[str, IpAddress] = Field(default_factory=dict)
+
+
+class AddressRequest(Frozen):
+    """Who asks for an address of a pool."""
+
+    address: IpAddress | None = None
+    """The address that must be given."""
+    mac: Mac | None = None
+    key: str = ""
+    """Stable name of the endpoint (network and container name): an address may be derived from it."""
+
+
+class Taken(Protocol):
+    """The addresses of a pool that are not free."""
+
+    def __contains__(self, address: object) -> bool:
+        """Return whether an address (text in normal form) is taken."""
+
+    @property
+    def last(self) -> str | None:
+        """The address that was given out last, so that a driver may go on after it."""
+
+
+class IpamDriver(Driver, Generic[IpamOptionsT]):
+    """Base of IPAM drivers."""
+
+    GROUP: ClassVar[str] = "engine.ipam"
+    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
+    OPERATIONS: ClassVar[tuple[str, ...]] = ("choose_pool", "choose_address")
+    needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
+
+    options_model: ClassVar[type[Options]] = Options
+
+    @hookspec(firstresult=True)
+    def choose_pool(self, request: PoolRequest, options: IpamOptionsT, avoid: tuple[Prefix, ...]) -> Pool | None:
+        """Return the pool for a network. `avoid` are the prefixes of other networks and of the host's routes.
+
+        Raise InvalidParameter for a request that is malformed, Conflict for a subnet that overlaps `avoid`, Unavailable
+        when no pool is left.
+        """
+        return None
+
+    @hookspec(firstresult=True)
+    def choose_address(self, pool: Pool, request: AddressRequest, taken: Taken) -> str | None:
+        """Return a free address of the pool.
+
+        Raise InvalidParameter for an address outside of the subnet, Conflict for one that is taken, Unavailable when the
+        pool is full.
+        """
+        return None

@@ -1,0 +1,341 @@
+"""Resources of a network: links, and what hangs on them.
+
+`None` in a field means "do not care": the reconciler compares and corrects only fields that a plan sets.
+Kernel documents: Documentation/networking/{bridge,vxlan,ipvlan,ip-sysctl}.rst, rtnetlink(7), uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from engine.spec.resource import Key, Ns, Resource, Scope
+from engine.spec.values import IfName, InterfaceAddress, IpAddress, Mac, Prefix, bits_of
+
+PHASE_EXTERN, PHASE_POLICY, PHASE_LINK, PHASE_SYSCTL, PHASE_PORT = 0, 5, 10, 15, 20
+PHASE_ADDRESS, PHASE_ROUTE, PHASE_NEIGHBOUR, PHASE_QUEUE, PHASE_EXPOSE = 30, 50, 60, 70, 90
+
+
+def link_key(ns: Ns, name: str) -> Key:
+    """Return the key of the link of that name, whatever its kind."""
+    return ("link", ns, name)
+
+
+class Link(Resource):
+    """A network interface. The base of all kinds of links."""
+
+    PHASE: ClassVar[int] = PHASE_LINK
+    FAMILY: ClassVar[str] = "link"
+    ID: ClassVar[tuple[str, ...]] = ("name",)
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "mac", "master", "up"})
+
+    name: IfName
+    ns: Ns = "host"
+    mac: Mac | None = None
+    mtu: int | None = Field(default=None, ge=68, le=65535)
+    master: IfName | None = None
+    """Bridge that the link is a port of, in the link's own namespace."""
+    up: bool = True
+    """Administratively up (IFF_UP); carrier is not part of a plan."""
+
+    def requires(self) -> Iterable[Key]:
+        """A port needs its bridge."""
+        return (link_key(self.ns, self.master),) if self.master else ()
+
+
+class Extern(Resource):
+    """A host link that must exist and is not ours: never made, changed or removed. While absent, the plan waits."""
+
+    PHASE: ClassVar[int] = PHASE_EXTERN
+    FAMILY: ClassVar[str] = "link"
+    ID: ClassVar[tuple[str, ...]] = ("name",)
+    SCOPE: ClassVar[Scope] = "shared"
+
+    kind: Literal["extern"] = "extern"
+    name: IfName
+
+
+class Bridge(Link):
+    """A software switch. Its MAC should be set: a bridge without one takes its ports', and neighbours' caches go stale."""
+
+    kind: Literal["bridge"] = "bridge"
+
+
+class Veth(Link):
+    """A pair of links: `name` on the host, `peer` in the sandbox (or on the host). Deleting one end deletes both."""
+
+    MUTABLE: ClassVar[frozenset[str]] = Link.MUTABLE | {"peer_mac", "peer_mtu", "peer_up"}
+
+    kind: Literal["veth"] = "veth"
+    peer: IfName
+    peer_ns: Ns = "sandbox"
+    peer_mac: Mac | None = None
+    peer_mtu: int | None = Field(default=None, ge=68, le=65535)
+    peer_up: bool = True
+
+
+class Macvlan(Link):
+    """A link with a MAC address of its own on a host link (`parent`)."""
+
+    kind: Literal["macvlan"] = "macvlan"
+    parent: IfName
+    mode: Literal["bridge", "private", "vepa", "passthru"] = "bridge"
+
+    def requires(self) -> Iterable[Key]:
+        """A child needs its parent, which is always on the host."""
+        return (link_key("host", self.parent), *super().requires())
+
+
+class Ipvlan(Link):
+    """A link that shares the MAC address of a host link (`parent`) and has addresses of its own."""
+
+    kind: Literal["ipvlan"] = "ipvlan"
+    parent: IfName
+    mode: Literal["l2", "l3", "l3s"] = "l2"
+    isolation: Literal["bridge", "private", "vepa"] = "bridge"
+
+    def requires(self) -> Iterable[Key]:
+        """A child needs its parent, which is always on the host."""
+        return (link_key("host", self.parent), *super().requires())
+
+
+class Vlan(Link):
+    """An 802.1Q sub-interface of a host link."""
+
+    SCOPE: ClassVar[Scope] = "shared"
+
+    kind: Literal["vlan"] = "vlan"
+    parent: IfName
+    vid: int = Field(ge=1, le=4094)
+
+    def requires(self) -> Iterable[Key]:
+        """A sub-interface needs its parent, which is always on the host."""
+        return (link_key("host", self.parent), *super().requires())
+
+
+class Vxlan(Link):
+    """A tunnel end (RFC 7348). `local` is the underlay address; learning is off: entries come from plans."""
+
+    MUTABLE: ClassVar[frozenset[str]] = Link.MUTABLE | {"local"}
+
+    kind: Literal["vxlan"] = "vxlan"
+    vni: int = Field(ge=1, lt=1 << 24)
+    local: IpAddress | None = None
+    port: int = Field(default=4789, ge=1, le=65535)
+
+
+class Dummy(Link):
+    """A link that drops what is sent; carries addresses."""
+
+    kind: Literal["dummy"] = "dummy"
+
+
+class Ifb(Link):
+    """An intermediate functional block: received traffic is redirected to it to be shaped."""
+
+    kind: Literal["ifb"] = "ifb"
+
+
+class _OnLink(Resource):
+    """Base of what hangs on a link: it needs the link, and goes with it."""
+
+    ns: Ns = "sandbox"
+    link: IfName
+
+    def requires(self) -> Iterable[Key]:
+        """What hangs on a link needs the link."""
+        return (link_key(self.ns, self.link),)
+
+
+class BridgePort(_OnLink):
+    """Settings of a port of a bridge (uapi/linux/if_link.h, IFLA_BRPORT_*)."""
+
+    PHASE: ClassVar[int] = PHASE_PORT
+    FAMILY: ClassVar[str] = "bridge-port"
+    ID: ClassVar[tuple[str, ...]] = ("link",)
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"hairpin", "isolated", "learning", "neigh_suppress"})
+
+    kind: Literal["bridge-port"] = "bridge-port"
+    ns: Ns = "host"
+    hairpin: bool | None = None
+    isolated: bool | None = None
+    learning: bool | None = None
+    neigh_suppress: bool | None = None
+
+
+class Address(_OnLink):
+    """An address of a link."""
+
+    PHASE: ClassVar[int] = PHASE_ADDRESS
+    FAMILY: ClassVar[str] = "address"
+    ID: ClassVar[tuple[str, ...]] = ("link", "address")
+
+    kind: Literal["address"] = "address"
+    address: InterfaceAddress
+    nodad: bool = True
+    """IPv6: usable at once, without duplicate address detection (RFC 4862); the core probes where a wire is shared."""
+
+
+class Route(Resource):
+    """A route. Without `via` the destination is on the link. Default routes are `0.0.0.0/0` and `::/0`."""
+
+    PHASE: ClassVar[int] = PHASE_ROUTE
+    FAMILY: ClassVar[str] = "route"
+    ID: ClassVar[tuple[str, ...]] = ("destination", "metric")
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"via", "link"})
+
+    kind: Literal["route"] = "route"
+    ns: Ns = "sandbox"
+    destination: Prefix
+    via: IpAddress | None = None
+    link: IfName | None = None
+    metric: int = Field(default=0, ge=0, lt=1 << 32)
+    """Lower wins. 0 means the kernel's default (which is 1024 for IPv6)."""
+    source: IpAddress | None = None
+    """Preferred source address."""
+    onlink: bool = False
+    """`via` is reachable on the link although no prefix says so."""
+
+    @model_validator(mode="after")
+    def _has_target(self) -> Route:
+        if self.via is None and self.link is None:
+            raise ValueError("a route needs `via`, `link` or both")
+        return self
+
+    def requires(self) -> Iterable[Key]:
+        """A route needs its link."""
+        return (link_key(self.ns, self.link),) if self.link else ()
+
+
+class Neighbour(_OnLink):
+    """A permanent entry of the neighbour table: `address` is at `mac`."""
+
+    PHASE: ClassVar[int] = PHASE_NEIGHBOUR
+    FAMILY: ClassVar[str] = "neighbour"
+    ID: ClassVar[tuple[str, ...]] = ("link", "address")
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"mac"})
+
+    kind: Literal["neighbour"] = "neighbour"
+    ns: Ns = "host"
+    address: IpAddress
+    mac: Mac
+
+
+class ForwardingEntry(_OnLink):
+    """An entry of a forwarding table: frames for `mac` go to the tunnel end `dst` ("self") or to the port ("master")."""
+
+    PHASE: ClassVar[int] = PHASE_NEIGHBOUR
+    FAMILY: ClassVar[str] = "fdb"
+    ID: ClassVar[tuple[str, ...]] = ("link", "mac", "table")
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"dst"})
+
+    kind: Literal["fdb"] = "fdb"
+    ns: Ns = "host"
+    mac: Mac
+    dst: IpAddress | None = None
+    table: Literal["self", "master"] = "self"
+
+
+class Sysctl(Resource):
+    """A kernel parameter below `net.`; `link` fills the place of `{link}` in the name, so that the link is known.
+
+    One without `link` is set and never restored (nobody knows who else relies on it).
+    """
+
+    PHASE: ClassVar[int] = PHASE_SYSCTL
+    FAMILY: ClassVar[str] = "sysctl"
+    ID: ClassVar[tuple[str, ...]] = ("name", "link")
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"value"})
+    SCOPE: ClassVar[Scope] = "set-only"
+
+    kind: Literal["sysctl"] = "sysctl"
+    ns: Ns = "sandbox"
+    name: str = Field(pattern=r"^net(\.[a-zA-Z0-9_{}-]+)+$")
+    """Dotted, for example `net.ipv4.conf.{link}.arp_notify`."""
+    value: str = Field(max_length=256)
+    link: IfName | None = None
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        return str(int(value)) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _link_is_used(self) -> Sysctl:
+        if ("{link}" in self.name) != (self.link is not None):
+            raise ValueError("`{link}` in the name and the field `link` go together")
+        return self
+
+    def requires(self) -> Iterable[Key]:
+        """A parameter of a link needs the link."""
+        return (link_key(self.ns, self.link),) if self.link else ()
+
+
+class Shape(_OnLink):
+    """A token bucket on what leaves a link (tc-tbf(8)): `rate` in bits a second, `burst` in bytes."""
+
+    PHASE: ClassVar[int] = PHASE_QUEUE
+    FAMILY: ClassVar[str] = "qdisc"
+    ID: ClassVar[tuple[str, ...]] = ("link",)
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"rate", "burst"})
+
+    kind: Literal["shape"] = "shape"
+    rate: int = Field(ge=8_000)
+    burst: int = Field(default=65_536, ge=1_600)
+
+
+class Segment(Resource):
+    """A host link through which containers reach the host and, unless `internal`, the outside.
+
+    The firewall keeps segments apart: traffic from one to another is dropped. `internal` also drops what would leave the
+    host or come from outside. Without `inter_container`, ports of the same segment do not reach each other.
+    """
+
+    PHASE: ClassVar[int] = PHASE_POLICY
+    FAMILY: ClassVar[str] = "segment"
+    ID: ClassVar[tuple[str, ...]] = ("link",)
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"internal", "inter_container"})
+
+    kind: Literal["segment"] = "segment"
+    link: IfName
+    internal: bool = False
+    inter_container: bool = True
+
+
+class Masquerade(Resource):
+    """Traffic from `subnet` that leaves through a link which is not a segment takes the address of that link."""
+
+    PHASE: ClassVar[int] = PHASE_POLICY
+    FAMILY: ClassVar[str] = "masquerade"
+    ID: ClassVar[tuple[str, ...]] = ("subnet",)
+
+    kind: Literal["masquerade"] = "masquerade"
+    subnet: Prefix
+
+
+class PortMap(Resource):
+    """A published port. Only the core makes these, from an endpoint's ports; a driver that returns one is refused.
+
+    `host_ip` None means every address of the host of the target's family. `count` ports from `host_port` on go to
+    `count` ports from `target_port` on.
+    """
+
+    PHASE: ClassVar[int] = PHASE_EXPOSE
+    FAMILY: ClassVar[str] = "port"
+    ID: ClassVar[tuple[str, ...]] = ("protocol", "host_ip", "host_port", "count", "target_family")
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"target", "target_port"})
+
+    kind: Literal["port"] = "port"
+    protocol: Literal["tcp", "udp", "sctp"]
+    host_ip: IpAddress | None = None
+    host_port: int = Field(ge=1, le=65535)
+    target: IpAddress
+    target_port: int = Field(ge=1, le=65535)
+    count: int = Field(default=1, ge=1, le=65535)
+
+    @property
+    def target_family(self) -> int:
+        """4 or 6."""
+        return 4 if bits_of(self.target) == 32 else 6

@@ -1,0 +1,147 @@
+"""Resources of a volume: data that is made once, and mounts that follow its use.
+
+Paths are absolute and come from the core (`volume.data`, `volume.run`), so that nothing has to be learned while a plan
+is applied. Outside sources (a bind, a device) may only be what the operator gave in an option.
+Kernel documents: mount(2), Documentation/filesystems/overlayfs.rst, loop(4).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from engine.spec.resource import Key, Life, Resource, Scope
+
+PHASE_DATA, PHASE_MOUNT = 10, 20
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/") or "\0" in value:
+        raise ValueError(f"{value!r} is not an absolute path")
+    if ".." in value.split("/"):
+        raise ValueError(f"{value!r} has '..' in it")
+    return posixpath.normpath("/" + value.lstrip("/"))
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+"""A normalised absolute path without `..`."""
+MountOption = Literal["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "sync", "dirsync"]
+"""Mount flags that a plan may ask for. `nosuid` and `nodev` are the volume manager's default."""
+
+
+class Directory(Resource):
+    """A directory. `data`: made when the volume is created, and missed afterwards."""
+
+    PHASE: ClassVar[int] = PHASE_DATA
+    FAMILY: ClassVar[str] = "path"
+    ID: ClassVar[tuple[str, ...]] = ("path",)
+    LIFE: ClassVar[Life] = "data"
+
+    kind: Literal["directory"] = "directory"
+    path: AbsolutePath
+    mode: int = Field(default=0o755, ge=0, le=0o7777)
+    uid: int = Field(default=0, ge=0)
+    gid: int = Field(default=0, ge=0)
+
+
+class Image(Resource):
+    """A sparse file with a file system in it: a hard size limit and usage without a walk."""
+
+    PHASE: ClassVar[int] = PHASE_DATA
+    FAMILY: ClassVar[str] = "path"
+    ID: ClassVar[tuple[str, ...]] = ("path",)
+    LIFE: ClassVar[Life] = "data"
+
+    kind: Literal["image"] = "image"
+    path: AbsolutePath
+    size: int = Field(ge=1 << 20)
+    """Bytes."""
+    fs: Literal["ext4", "xfs", "btrfs"] = "ext4"
+    features: tuple[str, ...] = ()
+    """Features of the file system, as `mkfs` names them: `encrypt`."""
+
+
+class _Mounted(Resource):
+    """Base of what is mounted at `target`. Mounts nest by path: the outer one comes first."""
+
+    PHASE: ClassVar[int] = PHASE_MOUNT
+    FAMILY: ClassVar[str] = "mount"
+    ID: ClassVar[tuple[str, ...]] = ("target",)
+
+    target: AbsolutePath
+    options: tuple[MountOption, ...] = ()
+
+    def requires(self) -> Iterable[Key]:
+        """Return the keys of mounts above the target: only those that are in the plan count."""
+        parts = self.target.strip("/").split("/")
+        return tuple(("mount", "host", "/" + "/".join(parts[:n])) for n in range(1, len(parts)))
+
+
+def _source_keys(path: str) -> Iterable[Key]:
+    parts = path.strip("/").split("/")
+    for n in range(1, len(parts) + 1):
+        yield ("mount", "host", "/" + "/".join(parts[:n]))
+
+
+class ImageMount(_Mounted):
+    """The file system in an `Image` file, mounted by a loop device that goes with the mount."""
+
+    kind: Literal["image-mount"] = "image-mount"
+    image: AbsolutePath
+    fs: Literal["ext4", "xfs", "btrfs"] = "ext4"
+
+    def requires(self) -> Iterable[Key]:
+        """The file, what it lies in, and the mounts above the target."""
+        return (("path", "host", self.image), *_source_keys(self.image), *super().requires())
+
+
+class Mount(_Mounted):
+    """A file system of the kernel: nfs, cifs, a block device. `data` goes to the file system as it is."""
+
+    kind: Literal["mount"] = "mount"
+    fstype: str = Field(pattern=r"^[a-z0-9_.-]+$")
+    source: str
+    data: str = ""
+
+
+class Tmpfs(_Mounted):
+    """A file system in memory; `size` in bytes, 0 for the kernel's default (half of the memory)."""
+
+    kind: Literal["tmpfs"] = "tmpfs"
+    size: int = Field(default=0, ge=0)
+    mode: int = Field(default=0o1777, ge=0, le=0o7777)
+    uid: int = Field(default=0, ge=0)
+    gid: int = Field(default=0, ge=0)
+    data: str = ""
+    """Further options of tmpfs(5), for example `nr_inodes=1k`."""
+
+
+class Bind(_Mounted):
+    """A directory or file that is seen at a second place."""
+
+    kind: Literal["bind"] = "bind"
+    source: AbsolutePath
+    recursive: bool = True
+
+    def requires(self) -> Iterable[Key]:
+        """What the source lies in, and the mounts above the target."""
+        return (*(k for k in _source_keys(self.source)), ("path", "host", self.source), *super().requires())
+
+
+class OverlayMount(_Mounted):
+    """Directories laid over each other: `lower` top-most first, changes go to `upper`. Without `upper` read-only."""
+
+    SCOPE: ClassVar[Scope] = "shared"
+
+    kind: Literal["overlay"] = "overlay"
+    lower: tuple[AbsolutePath, ...]
+    upper: AbsolutePath | None = None
+    work: AbsolutePath | None = None
+
+    def requires(self) -> Iterable[Key]:
+        """What the layers lie in, and the mounts above the target."""
+        layers = (*self.lower, *((self.upper,) if self.upper else ()))
+        return (*(k for layer in layers for k in _source_keys(layer)), *super().requires())

@@ -1,0 +1,170 @@
+"""The contract of network drivers.
+
+Words (as in the Container Network Model): a **network** is a named set of endpoints that reach each other; an
+**endpoint** is one container's attachment to it; a **sandbox** is the container's network namespace.
+
+Calls, in order (all are pure: same arguments, equal answer; no file, socket, clock or random number):
+    network create     `settle_network(options)`                 once; the answer is stored
+    first endpoint     `network_plan(network)`                   what must exist while the network is used on this host
+    attach             `endpoint_plan(network, endpoint)`        what must exist while the endpoint is attached
+    a peer appears     `peer_plan(network, peer)`                for networks that span hosts, once for each remote endpoint
+    detach, last one   nothing: the core removes what the stored plans say
+Whenever something that was handed in changes (a lease, the parent's MTU), the plan is asked for again and the core
+applies the difference.
+
+The core gives every name, address, MAC and identifier *before* the call; a driver invents none. It builds on top of
+each plan, for every driver alike: IPAM, published ports, firewall, names, announcements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Generic, Literal
+
+from pydantic import Field, SerializeAsAny
+from typing_extensions import TypeVar
+
+from engine.spec.driver import Driver, SpecVersion, hookspec
+from engine.spec.options import NetworkOptions, Options
+from engine.spec.resource import Plan
+from engine.spec.values import Frozen, IfName, InterfaceAddress, IpAddress, Mac, Prefix
+
+NetworkOptionsT = TypeVar("NetworkOptionsT", bound=NetworkOptions, default=NetworkOptions)
+"""The model of a driver's options."""
+
+
+class NetworkCaps(Frozen):
+    """What a network driver can do. Declared, never probed by failing: the core refuses early what is not declared."""
+
+    sandbox: Literal["private", "host"] = "private"
+    """"private": each container has a network namespace of its own. "host": it uses the host's, and has no endpoint plan."""
+    addresses: bool = True
+    """The core allocates addresses (IPAM). Without, endpoints have none, and subnets are refused."""
+    ports: bool = False
+    """Traffic for the endpoint passes the host's firewall, so that the core can publish ports there."""
+    shares_wire: bool = False
+    """Endpoints are on a wire with machines that are not ours: addresses are probed before use and announced after."""
+    host_gateway: bool = False
+    """The host is the network's gateway: the core takes the first address of each subnet for it. Otherwise a gateway is
+    only what the operator gives (and the first address stays free for the router that is out there)."""
+    scope: Literal["local", "global"] = "local"
+    """"global": the network spans hosts, and the core hands in peers."""
+    max_networks: int | None = None
+    """How many networks of this driver may exist: 1 for `host` and `none`."""
+
+
+class Subnet(Frozen):
+    """One address pool of a network."""
+
+    prefix: Prefix
+    gateway: IpAddress | None = None
+
+
+class LinkFact(Frozen):
+    """What the core found out about a host link that an option selected."""
+
+    name: IfName
+    mtu: int | None = None
+    """None while the link is absent."""
+    mac: Mac | None = None
+
+
+class Network(Frozen, Generic[NetworkOptionsT]):
+    """A network as its driver sees it."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{12,64}$")
+    name: str
+    driver: str
+    options: SerializeAsAny[NetworkOptionsT]
+    """The settled options."""
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    subnets: tuple[Subnet, ...] = ()
+    internal: bool = False
+    """No traffic to or from the outside."""
+    mac: Mac
+    """For the network's own link on this host, if it has one: pinned, so that neighbours' caches stay right."""
+    ifname: IfName
+    """For the network's own link on this host: unique on it, stable over the network's life."""
+    links: Mapping[str, LinkFact] = Field(default_factory=dict)
+    """By option name: the host links that options of type `ParentLink` select."""
+
+    def link(self, option: str) -> LinkFact:
+        """Return the host link that the option of that name selects."""
+        return self.links[option]
+
+    def host_name(self, purpose: str) -> str:
+        """Return a host link name of this network for a further purpose (at most 3 characters), such as "vx"."""
+        if not 0 < len(purpose) <= 3:
+            raise ValueError("a purpose has 1 to 3 characters")
+        return f"{self.ifname[:12]}{purpose}"
+
+
+class Endpoint(Frozen):
+    """A container's attachment to a network, as the driver sees it.
+
+    `addresses` may be empty: the network has no IPAM, or a lease is not there yet. A plan must be possible all the same.
+    """
+
+    id: str
+    generation: int = 0
+    """Counts attachments: a host link's name is not free at once after its namespace went."""
+    ifname: IfName
+    """Name of the link inside the sandbox."""
+    host_ifname: IfName
+    """Name of the link's host end, if it has one: unique for endpoint and generation."""
+    mac: Mac
+    addresses: tuple[InterfaceAddress, ...] = ()
+    gateways: tuple[IpAddress, ...] = ()
+    """Next hops of the default routes, at most one a family. Empty if another endpoint of the container has them."""
+    container_id: str = ""
+    container_name: str = ""
+    hostname: str = ""
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, str] = Field(default_factory=dict)
+    """Options of this endpoint alone (`--driver-opt` of `network connect`)."""
+
+
+class Peer(Frozen):
+    """An endpoint of the same network on another host."""
+
+    id: str
+    host: IpAddress
+    """Address of the other host on the underlay."""
+    mac: Mac
+    addresses: tuple[InterfaceAddress, ...] = ()
+
+
+class NetworkDriver(Driver, Generic[NetworkOptionsT]):
+    """Base of network drivers. Only `endpoint_plan` must be written."""
+
+    GROUP: ClassVar[str] = "engine.network"
+    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
+    OPERATIONS: ClassVar[tuple[str, ...]] = ("settle_network", "network_plan", "endpoint_plan", "peer_plan")
+    needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
+
+    caps: ClassVar[NetworkCaps] = NetworkCaps()
+    options_model: ClassVar[type[Options]] = NetworkOptions
+
+    @hookspec(firstresult=True)
+    def settle_network(self, options: NetworkOptionsT, subnets: tuple[Subnet, ...]) -> NetworkOptionsT | None:
+        """Check options that depend on each other, and fill in choices that must not change later.
+
+        Called once, when a network is created; the answer is stored. Raise InvalidParameter to refuse.
+        """
+        return None
+
+    @hookspec(firstresult=True)
+    def network_plan(self, network: Network[NetworkOptionsT]) -> Plan | None:
+        """Return what must exist while the network is used on this host."""
+        return None
+
+    @hookspec(firstresult=True)
+    def endpoint_plan(self, network: Network[NetworkOptionsT], endpoint: Endpoint) -> Plan | None:
+        """Return what must exist while the endpoint is attached. `endpoint.addresses` may be empty."""
+        return None
+
+    @hookspec(firstresult=True)
+    def peer_plan(self, network: Network[NetworkOptionsT], peer: Peer) -> Plan | None:
+        """Return what must exist on this host for one endpoint on another host."""
+        return None

@@ -1,0 +1,98 @@
+"""Options of a driver: one pydantic model, from which parsing, help and JSON schema follow.
+
+Field names are written with dashes on the command line (`-o host-ip=…` sets `host_ip`); a field may name further
+spellings with `validation_alias`. Docker's names of the common options are understood by the core before a driver sees
+them (`com.docker.network.driver.mtu` is `mtu`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from engine.spec.errors import InvalidParameter
+
+
+class Options(BaseModel):
+    """Base of a driver's options: frozen, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
+
+
+class NetworkOptions(Options):
+    """Options that every network driver has."""
+
+    mtu: int | None = Field(
+        default=None,
+        ge=68,
+        le=65535,
+        description="Largest packet in bytes; the parent's or 1500 if not given",
+    )
+
+
+class VolumeOptions(Options):
+    """Options that every volume driver has (none yet)."""
+
+
+class StorageOptions(Options):
+    """Options that every storage driver has (none yet)."""
+
+
+class ParentSelector:
+    """Marks an option that selects a host link; the core resolves it and hands the link in as a fact.
+
+    A selector is a link's name, `default-route` (the link of the host's default route) or `mac:AA:BB:…`.
+    """
+
+
+ParentLink = Annotated[str, ParentSelector()]
+"""Type of an option that names a host link; see `ParentSelector`. Its link is `network.links[OPTION]`."""
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def parent_fields(model: type[Options]) -> tuple[str, ...]:
+    """Return the names of the options that select host links."""
+    return tuple(
+        name for name, f in model.model_fields.items() if any(isinstance(m, ParentSelector) for m in f.metadata)
+    )
+
+
+def _spellings(name: str, alias: object) -> list[str]:
+    names = [name.replace("_", "-"), name]
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return names + [c for c in choices if isinstance(c, str)]
+
+
+def parse_options(model: type[OptionsT], given: Mapping[str, Any], *, driver: str) -> OptionsT:
+    """Build a driver's options from `-o key=value` strings.
+
+    Raises InvalidParameter that names each wrong option, with a suggestion where a name is unknown.
+    """
+    fields = {s: name for name, f in model.model_fields.items() for s in _spellings(name, f.validation_alias)}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        name = fields.get(key)
+        if name is None:
+            close = difflib.get_close_matches(key, fields, n=1)
+            known = ", ".join(sorted(n.replace("_", "-") for n in model.model_fields)) or "none"
+            raise InvalidParameter(
+                f"unknown option {key!r}",
+                driver=driver,
+                hint=f"Did you mean {close[0]!r}?" if close else f"Options of this driver: {known}",
+            )
+        if name in values:
+            raise InvalidParameter(f"option {key!r} is given twice", driver=driver)
+        values[name] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as err:
+        problems = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc']).replace('_', '-') or 'options'}: {e['msg']}" for e in err.errors()
+        )
+        raise InvalidParameter(
+            "invalid option", driver=driver, why=problems, hint=f"See: engine driver show {driver}"
+        ) from err
