@@ -67,8 +67,10 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def entry(name: str, data: bytes = b"", *, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, **attributes: Any) -> Entry:
-    """One tar member; `attributes` are those of `tarfile.TarInfo` (linkname, uid, gid, mtime, pax_headers, devmajor ...)."""
+def entry(
+    name: str, data: bytes = b"", *, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, **attributes: Any
+) -> Entry:
+    """One tar member; `attributes` are those of `tarfile.TarInfo` (linkname, uid, mtime, pax_headers, devmajor ...)."""
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.mtime = kind, mode, 1_600_000_000
     info.size = len(data) if kind == tarfile.REGTYPE else 0
@@ -111,7 +113,7 @@ def busybox_layer() -> bytes:
 
 
 def busybox_image(extra_layers: Sequence[bytes] = (), **run: Any) -> Sample:
-    """The busybox image; `run` replaces keys of its config section (Env, Cmd, Entrypoint, User, Labels, Volumes ...)."""
+    """The busybox image; `run` replaces keys of its config section (Env, Cmd, Entrypoint, User, Labels ...)."""
     section = {
         "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         "Cmd": ["sh"],
@@ -276,7 +278,8 @@ class Registry:
         argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", *options]
         if self.private:
             argv += ["--dest-creds", f"{USER}:{PASSWORD}"]
-        done = subprocess.run([*argv, source, f"docker://{full}"], capture_output=True, text=True, timeout=120, check=False)
+        argv += [source, f"docker://{full}"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             raise RuntimeError(f"skopeo copy {source} {full}: {done.stderr}")
         return full
