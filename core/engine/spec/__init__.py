@@ -1,4 +1,6 @@
-"""The contract between the engine and its drivers. It imports the standard library, pydantic and pluggy; nothing of ours.
+"""The contract between the engine and its drivers.
+
+It imports the standard library, pydantic and pluggy; nothing of ours.
 
 Authors import it through `engine_sdk`.
 """

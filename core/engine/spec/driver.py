@@ -2,8 +2,8 @@
 
 A driver is a plain class. The specification classes (`NetworkDriver`, `IpamDriver`, `VolumeDriver`, `StorageDriver`)
 mark their operations as pluggy hook specs; subclassing one marks the overriding methods as implementations, so that an
-author writes no decorator and a type checker knows every signature. A call goes to exactly one driver, selected by name;
-ordinary pluggy plugins (entry-point group `engine.plugins`) may wrap any operation of any driver.
+author writes no decorator and a type checker knows every signature. A call goes to exactly one driver, selected by
+name; ordinary pluggy plugins (entry-point group `engine.plugins`) may wrap any operation of any driver.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ class DriverFault(EngineError):
 class ApplyFailed(EngineError):
     """The host refused a part of a plan; everything new was undone.
 
-    `details` carries `resource` (its key), `errno` where the kernel gave one, and `left` (keys that could not be undone).
+    `details` carries `resource` (its key), `errno` where the kernel gave one, and `left` (keys that could not be
+    undone).
     """
 
     kind = "apply-failed"

@@ -87,7 +87,7 @@ class IpamDriver(Driver, Generic[IpamOptionsT]):
     def choose_address(self, pool: Pool, request: AddressRequest, taken: Taken) -> str | None:
         """Return a free address of the pool.
 
-        Raise InvalidParameter for an address outside of the subnet, Conflict for one that is taken, Unavailable when the
-        pool is full.
+        Raise InvalidParameter for an address outside of the subnet, Conflict for one that is taken, Unavailable when
+        the pool is full.
         """
         return None

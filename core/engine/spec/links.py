@@ -58,7 +58,7 @@ class Extern(Resource):
 
 
 class Bridge(Link):
-    """A software switch. Its MAC should be set: a bridge without one takes its ports', and neighbours' caches go stale."""
+    """A software switch. Set its MAC: a bridge without one takes its ports', and neighbours' caches go stale."""
 
     kind: Literal["bridge"] = "bridge"
 
@@ -224,7 +224,7 @@ class Neighbour(_OnLink):
 
 
 class ForwardingEntry(_OnLink):
-    """An entry of a forwarding table: frames for `mac` go to the tunnel end `dst` ("self") or to the port ("master")."""
+    """An entry of a forwarding table: frames for `mac` go to the tunnel end `dst` ("self") or the port ("master")."""
 
     PHASE: ClassVar[int] = PHASE_NEIGHBOUR
     FAMILY: ClassVar[str] = "fdb"
@@ -289,8 +289,8 @@ class Shape(_OnLink):
 class Segment(Resource):
     """A host link through which containers reach the host and, unless `internal`, the outside.
 
-    The firewall keeps segments apart: traffic from one to another is dropped. `internal` also drops what would leave the
-    host or come from outside. Without `inter_container`, ports of the same segment do not reach each other.
+    The firewall keeps segments apart: traffic from one to another is dropped. `internal` also drops what would leave
+    the host or come from outside. Without `inter_container`, ports of the same segment do not reach each other.
     """
 
     PHASE: ClassVar[int] = PHASE_POLICY

@@ -7,7 +7,7 @@ Calls, in order (all are pure: same arguments, equal answer; no file, socket, cl
     network create     `settle_network(options)`                 once; the answer is stored
     first endpoint     `network_plan(network)`                   what must exist while the network is used on this host
     attach             `endpoint_plan(network, endpoint)`        what must exist while the endpoint is attached
-    a peer appears     `peer_plan(network, peer)`                for networks that span hosts, once for each remote endpoint
+    a peer appears     `peer_plan(network, peer)`                for networks that span hosts, once a remote endpoint
     detach, last one   nothing: the core removes what the stored plans say
 Whenever something that was handed in changes (a lease, the parent's MTU), the plan is asked for again and the core
 applies the difference.
@@ -37,7 +37,7 @@ class NetworkCaps(Frozen):
     """What a network driver can do. Declared, never probed by failing: the core refuses early what is not declared."""
 
     sandbox: Literal["private", "host"] = "private"
-    """"private": each container has a network namespace of its own. "host": it uses the host's, and has no endpoint plan."""
+    """"private": each container has a network namespace of its own. "host": it uses the host's, without endpoint."""
     addresses: bool = True
     """The core allocates addresses (IPAM). Without, endpoints have none, and subnets are refused."""
     ports: bool = False
@@ -102,7 +102,7 @@ class Network(Frozen, Generic[NetworkOptionsT]):
 class Endpoint(Frozen):
     """A container's attachment to a network, as the driver sees it.
 
-    `addresses` may be empty: the network has no IPAM, or a lease is not there yet. A plan must be possible all the same.
+    `addresses` may be empty: the network has no IPAM, or a lease is not there yet. A plan must be possible even so.
     """
 
     id: str

@@ -17,8 +17,8 @@ Sharing
     the last owner) or "set-only" (a value that is set and never restored, such as a global sysctl).
 
 JSON
-    A resource always says its `kind` and version `v`. An unknown kind, or a newer version, loads as `Opaque`: it is kept
-    and written back byte for byte, and never applied.
+    A resource always says its `kind` and version `v`. An unknown kind, or a newer version, loads as `Opaque`: it is
+    kept and written back byte for byte, and never applied.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The contract of storage drivers: object stores and file systems behind a URL.
 
-`open_store` is the one operation of the whole contract that is not pure: it returns a live connection. It is called only
-in helper and job processes, never in the daemon that serves the API.
+`open_store` is the one operation of the whole contract that is not pure: it returns a live connection. It is called
+only in helper and job processes, never in the daemon that serves the API.
 """
 
 from __future__ import annotations
