@@ -1,0 +1,270 @@
+"""What the API asks of the managers: protocols, so that it imports none of them.
+
+Rules for all of them:
+- Methods are synchronous and thread-safe; the API calls them on worker threads. They raise the kinds of `engine.spec.errors`.
+- `ref` is what a client wrote: an id, a unique prefix of one, or a name (with or without the leading slash).
+- `JsonObject` is docker-shaped JSON (API v1.43), in and out; a summary or an inspection is returned complete.
+- `Filters` are parsed: name -> values in the order given (`{"label": ["a=b"], "label!": ["c"]}`). Who gets a filter that it does not
+  know raises InvalidParameter `invalid filter 'x'`.
+- A Future that the API no longer wants is cancelled: who completes it calls `set_running_or_notify_cancel()` first, and drops it on False.
+- Byte streams (`Readable`) and log iterators are closed by the API, from another thread if need be: whoever blocks in them then returns.
+- Progress callbacks get docker's JSON messages, are called on the worker thread, and raise `ConnectionAbortedError` when the client went
+  away: the work is given up, and the exception passes through.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from engine.spec.driver import Driver
+from engine.spec.plugin import Event
+
+JsonObject = dict[str, Any]
+Filters = Mapping[str, Sequence[str]]
+Progress = Callable[[JsonObject], None]
+
+
+class Readable(Protocol):
+    """A stream of bytes, such as a tar archive: an open file, a pipe, or the body of a request."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes, or all with -1; empty at the end. Raises OSError when the other side broke off."""
+
+    def close(self) -> None:
+        """Release what is behind it."""
+
+
+class ExitResult(NamedTuple):
+    """What `wait` ends with: the exit code, and why waiting failed (empty: it did not)."""
+
+    code: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A client's way to a container's streams.
+
+    `connection` becomes the monitor's SEQPACKET socket: each message read is a stream byte (2 stdout, 3 stderr) and data; at most 8192
+    raw bytes are sent as one message of stdin; shutting down the write side ends stdin. The API owns and closes the socket.
+    For a container that runs it is done at once. For one that does not it is completed when the container starts, after the monitor is
+    there and before the process runs, so that no output is lost; it fails with an EngineError if the container is removed before.
+    """
+
+    tty: bool
+    open_stdin: bool
+    """The container was created with OpenStdin; otherwise the API sends nothing and never shuts down the write side."""
+    connection: Future[socket.socket]
+
+
+class ContainerManager(Protocol):
+    """Containers and execs."""
+
+    def create(self, config: JsonObject, name: str, platform: str = "") -> tuple[str, list[str]]:
+        """Create from docker's body (HostConfig and NetworkingConfig inside); empty `name`: one is made up. Return (id, warnings).
+
+        Raises NotFound `No such image: X`, on which docker's CLI pulls and tries again; Conflict when the name is taken.
+        """
+
+    def start(self, ref: str) -> bool:
+        """Start; False if it runs already (the API answers 304). Raises Conflict when paused or being removed."""
+
+    def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> bool:
+        """Send `signal` (empty: its StopSignal), after `timeout` seconds (None: its StopTimeout or 10; -1: forever) SIGKILL.
+
+        False if it did not run (304).
+        """
+
+    def restart(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
+        """Stop if it runs, then start."""
+
+    def kill(self, ref: str, signal: str = "") -> None:
+        """Send a signal by name (`SIGHUP`, `HUP`) or number; empty: SIGKILL. Raises Conflict if it does not run."""
+
+    def pause(self, ref: str) -> None:
+        """Freeze. Raises Conflict if it does not run or is paused already."""
+
+    def unpause(self, ref: str) -> None:
+        """Thaw. Raises Conflict if it is not paused."""
+
+    def rename(self, ref: str, name: str) -> None:
+        """Give another name. Raises Conflict when that is taken."""
+
+    def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove; `force` kills it first; `volumes` removes its anonymous volumes. Raises Conflict while it runs."""
+
+    def update(self, ref: str, config: JsonObject) -> list[str]:
+        """Change resource limits and RestartPolicy (docker's flat body); return warnings."""
+
+    def resize(self, ref: str, height: int, width: int) -> None:
+        """Set the terminal's size; also before start, where it becomes the first size. Raises Conflict when it has none or has ended."""
+
+    def wait(self, ref: str, condition: str) -> Future[ExitResult]:
+        """Return at once a future of the end. `condition`: "not-running" (done already if it does not run), "next-exit", "removed".
+
+        With "removed" the code is that of the last exit. Raises NotFound at once.
+        """
+
+    def inspect(self, ref: str, *, size: bool = False) -> JsonObject:
+        """Docker's inspection; SizeRw and SizeRootFs with `size`."""
+
+    def list(self, *, all: bool = False, limit: int = 0, size: bool = False, filters: Filters) -> list[JsonObject]:
+        """Docker's summaries, newest first. `limit` > 0: the newest so many, ended ones included."""
+
+    def top(self, ref: str, ps_args: str = "") -> JsonObject:
+        """Return `{"Titles": [...], "Processes": [[...]]}`; empty `ps_args` is `-ef`."""
+
+    def stats(self, ref: str) -> JsonObject:
+        """Return one sample in docker's shape, without `precpu_stats` and `preread` (the API fills them in).
+
+        For one that does not run: only `id` and `name`.
+        """
+
+    def changes(self, ref: str) -> list[JsonObject]:
+        """Return `[{"Path": ..., "Kind": 0 changed | 1 added | 2 deleted}]`."""
+
+    def logs(
+        self,
+        ref: str,
+        *,
+        stdout: bool,
+        stderr: bool,
+        since: float = 0.0,
+        until: float = 0.0,
+        tail: int | None = None,
+        timestamps: bool = False,
+        details: bool = False,
+        follow: bool = False,
+    ) -> LogReader:
+        """Read the log. Times are seconds since the epoch (0: no bound); `tail` None is all; `follow` goes on until the container ends."""
+
+    def attach(self, ref: str) -> Attachment:
+        """Ask for the streams; see `Attachment`. Raises Conflict when it is paused."""
+
+    def exec_create(self, ref: str, config: JsonObject) -> str:
+        """Prepare an exec from docker's ExecConfig and return its id. Raises Conflict when the container does not run or is paused."""
+
+    def exec_start(self, id: str, *, detach: bool, tty: bool, console_size: tuple[int, int] | None = None) -> socket.socket | None:
+        """Run it; return its socket as in `Attachment` (None when detached), connected before the process runs.
+
+        Raises NotFound, Conflict when it was started before or the container does not run, or what the runtime says of the command.
+        """
+
+    def exec_resize(self, id: str, height: int, width: int) -> None:
+        """Set the size of an exec's terminal; also before it runs."""
+
+    def exec_inspect(self, id: str) -> JsonObject:
+        """Docker's inspection of an exec; `ProcessConfig.tty` and `OpenStdin` are relied on."""
+
+    def archive_stat(self, ref: str, path: str) -> JsonObject:
+        """Return `{"name", "size", "mode" (Go's os.FileMode), "mtime" (RFC 3339), "linkTarget"}` of a path in the container."""
+
+    def archive_get(self, ref: str, path: str) -> tuple[JsonObject, Readable]:
+        """Return its stat and a tar of it; its name in the tar is the last element of `path`."""
+
+    def archive_put(
+        self, ref: str, path: str, archive: Readable, *, no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False
+    ) -> None:
+        """Unpack a tar (plain, gzip, bzip2, xz or zstd) into a directory of the container. Raises InvalidParameter when that is none."""
+
+    def export(self, ref: str) -> Readable:
+        """Return a tar of the whole root file system."""
+
+    def commit(self, ref: str, options: JsonObject) -> str:
+        """Make an image and return its id. `options`: repo, tag, comment, author, pause (bool), changes (list of Dockerfile lines), config."""
+
+    def prune(self, filters: Filters) -> JsonObject:
+        """Remove those that do not run; return `{"ContainersDeleted": [...], "SpaceReclaimed": bytes}`. Filters: until, label, label!."""
+
+
+class LogReader(Protocol):
+    """An iterator of (stream, bytes), 1 stdout and 2 stderr, each a line with its timestamp if asked for.
+
+    `tty` says whether the container has a terminal: then the API sends the bytes alone.
+    """
+
+    @property
+    def tty(self) -> bool:
+        """Whether the container has a terminal."""
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Iterate; blocks for more while following."""
+
+    def close(self) -> None:
+        """End it, from any thread."""
+
+
+class EventBus(Protocol):
+    """What happens, as it happens, and the recent past: `engine.events.EventBus`."""
+
+    def subscribe(
+        self, listener: Callable[[Event], None], *, since_ns: int | None = None
+    ) -> tuple[list[Event], Callable[[], None]]:
+        """Listen from now on; return the remembered events since `since_ns`, and how to stop. Filtering and `until` are the API's."""
+
+
+class DriverInfo(Protocol):
+    """One driver as `engine.plugins` lists it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def group(self) -> str: ...  # noqa: D102
+    @property
+    def distribution(self) -> str: ...  # noqa: D102
+    @property
+    def version(self) -> str: ...  # noqa: D102
+    @property
+    def status(self) -> str: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+
+
+class Plugins(Protocol):
+    """The registry of drivers."""
+
+    def info(self, group: str | None = None) -> Sequence[DriverInfo]:
+        """List drivers, without loading them."""
+
+    def get(self, group: str, name: str) -> Driver:
+        """Load one."""
+
+
+class Doctor(Protocol):
+    """The difference between what should be on the host and what is."""
+
+    def diff(self) -> list[JsonObject]:
+        """Return `[{"resource": "veth/…", "state": ..., "owner": ..., "fields": {...}}]`; empty when all is well."""
+
+    def repair(self) -> JsonObject:
+        """Repair; return `{"repaired": [...], "left": [...]}`, both of the shape of `diff`."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What `/version` and `/info` say of this daemon beside what the API finds out itself (host, counts, drivers)."""
+
+    id: str
+    """Stable over the life of a data root."""
+    data_root: str
+    exec_root: str
+    runtime: str
+    """Name of the OCI runtime in use: crun or runc."""
+    components: Mapping[str, str] = field(default_factory=dict)
+    """Versions: `{"crun": "1.8.1", "conmon": "2.1.6"}`."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that the API needs; made by the composition root. Images, networks and volumes follow."""
+
+    containers: ContainerManager
+    events: EventBus
+    plugins: Plugins
+    doctor: Doctor
+    instance: Instance
