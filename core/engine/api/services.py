@@ -1,15 +1,18 @@
 """What the API asks of the managers: protocols, so that it imports none of them.
 
 Rules for all of them:
-- Methods are synchronous and thread-safe; the API calls them on worker threads. They raise the kinds of `engine.spec.errors`.
+- Methods are synchronous and thread-safe; the API calls them on worker threads. They raise the kinds of
+  `engine.spec.errors`.
 - `ref` is what a client wrote: an id, a unique prefix of one, or a name (with or without the leading slash).
 - `JsonObject` is docker-shaped JSON (API v1.43), in and out; a summary or an inspection is returned complete.
-- `Filters` are parsed: name -> values in the order given (`{"label": ["a=b"], "label!": ["c"]}`). Who gets a filter that it does not
-  know raises InvalidParameter `invalid filter 'x'`.
-- A Future that the API no longer wants is cancelled: who completes it calls `set_running_or_notify_cancel()` first, and drops it on False.
-- Byte streams (`Readable`) and log iterators are closed by the API, from another thread if need be: whoever blocks in them then returns.
-- Progress callbacks get docker's JSON messages, are called on the worker thread, and raise `ConnectionAbortedError` when the client went
-  away: the work is given up, and the exception passes through.
+- `Filters` are parsed: name -> values in the order given (`{"label": ["a=b"], "label!": ["c"]}`). Who gets a filter
+  that it does not know raises InvalidParameter `invalid filter 'x'`.
+- A Future that the API no longer wants is cancelled: who completes it calls `set_running_or_notify_cancel()` first, and
+  drops it on False.
+- Byte streams (`Readable`) and log iterators are closed by the API, from another thread if need be: whoever blocks in
+  them then returns.
+- Progress callbacks get docker's JSON messages, are called on the worker thread, and raise `ConnectionAbortedError`
+  when the client went away: the work is given up, and the exception passes through.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ class Readable(Protocol):
     """A stream of bytes, such as a tar archive: an open file, a pipe, or the body of a request."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return at most `size` bytes, or all with -1; empty at the end. Raises OSError when the other side broke off."""
+        """Return at most `size` bytes, or all with -1; empty at the end.
+
+        Raises OSError when the other side broke off.
+        """
 
     def close(self) -> None:
         """Release what is behind it."""
@@ -49,10 +55,11 @@ class ExitResult(NamedTuple):
 class Attachment:
     """A client's way to a container's streams.
 
-    `connection` becomes the monitor's SEQPACKET socket: each message read is a stream byte (2 stdout, 3 stderr) and data; at most 8192
-    raw bytes are sent as one message of stdin; shutting down the write side ends stdin. The API owns and closes the socket.
-    For a container that runs it is done at once. For one that does not it is completed when the container starts, after the monitor is
-    there and before the process runs, so that no output is lost; it fails with an EngineError if the container is removed before.
+    `connection` becomes the monitor's SEQPACKET socket: each message read is a stream byte (2 stdout, 3 stderr) and
+    data; at most 8192 raw bytes are sent as one message of stdin; shutting down the write side ends stdin. The API owns
+    and closes the socket. For a container that runs the future is done at once. For one that does not it is completed
+    when the container starts, after the monitor is there and before the process runs, so that no output is lost; it
+    fails with an EngineError if the container is removed before.
     """
 
     tty: bool
@@ -65,18 +72,19 @@ class ContainerManager(Protocol):
     """Containers and execs."""
 
     def create(self, config: JsonObject, name: str, platform: str = "") -> tuple[str, list[str]]:
-        """Create from docker's body (HostConfig and NetworkingConfig inside); empty `name`: one is made up. Return (id, warnings).
+        """Create from docker's body, HostConfig and NetworkingConfig inside, and return (id, warnings).
 
-        Raises NotFound `No such image: X`, on which docker's CLI pulls and tries again; Conflict when the name is taken.
+        An empty `name`: one is made up. Raises NotFound `No such image: X`, on which docker's CLI pulls and tries again; Conflict when the name is
+        taken.
         """
 
     def start(self, ref: str) -> bool:
         """Start; False if it runs already (the API answers 304). Raises Conflict when paused or being removed."""
 
     def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> bool:
-        """Send `signal` (empty: its StopSignal), after `timeout` seconds (None: its StopTimeout or 10; -1: forever) SIGKILL.
+        """Send `signal` (empty: its StopSignal), and SIGKILL after `timeout` seconds.
 
-        False if it did not run (304).
+        `timeout` None is its StopTimeout or 10, -1 forever. False if it did not run (304).
         """
 
     def restart(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
@@ -101,19 +109,19 @@ class ContainerManager(Protocol):
         """Change resource limits and RestartPolicy (docker's flat body); return warnings."""
 
     def resize(self, ref: str, height: int, width: int) -> None:
-        """Set the terminal's size; also before start, where it becomes the first size. Raises Conflict when it has none or has ended."""
+        """Set the terminal's size; also before start, where it becomes the first size.
+
+        Raises Conflict when it has none or has ended.
+        """
 
     def wait(self, ref: str, condition: str) -> Future[ExitResult]:
-        """Return at once a future of the end. `condition`: "not-running" (done already if it does not run), "next-exit", "removed".
+        """Return at once a future of the end.
 
-        With "removed" the code is that of the last exit. Raises NotFound at once.
+        `condition`: "not-running" (done already if it does not run), "next-exit", "removed". With "removed" the code is that of the last exit. Raises NotFound at once.
         """
 
     def inspect(self, ref: str, *, size: bool = False) -> JsonObject:
         """Docker's inspection; SizeRw and SizeRootFs with `size`."""
-
-    def list(self, *, all: bool = False, limit: int = 0, size: bool = False, filters: Filters) -> list[JsonObject]:
-        """Docker's summaries, newest first. `limit` > 0: the newest so many, ended ones included."""
 
     def top(self, ref: str, ps_args: str = "") -> JsonObject:
         """Return `{"Titles": [...], "Processes": [[...]]}`; empty `ps_args` is `-ef`."""
@@ -140,18 +148,25 @@ class ContainerManager(Protocol):
         details: bool = False,
         follow: bool = False,
     ) -> LogReader:
-        """Read the log. Times are seconds since the epoch (0: no bound); `tail` None is all; `follow` goes on until the container ends."""
+        """Read the log. Times are seconds since the epoch (0: no bound); `tail` None is all.
+
+        `follow` goes on until the container ends.
+        """
 
     def attach(self, ref: str) -> Attachment:
         """Ask for the streams; see `Attachment`. Raises Conflict when it is paused."""
 
     def exec_create(self, ref: str, config: JsonObject) -> str:
-        """Prepare an exec from docker's ExecConfig and return its id. Raises Conflict when the container does not run or is paused."""
+        """Prepare an exec from docker's ExecConfig and return its id.
 
-    def exec_start(self, id: str, *, detach: bool, tty: bool, console_size: tuple[int, int] | None = None) -> socket.socket | None:
+        Raises Conflict when the container does not run or is paused.
+        """
+
+    def exec_start(self, id: str, *, detach: bool, console_size: tuple[int, int] | None = None) -> socket.socket | None:
         """Run it; return its socket as in `Attachment` (None when detached), connected before the process runs.
 
-        Raises NotFound, Conflict when it was started before or the container does not run, or what the runtime says of the command.
+        Raises NotFound, Conflict when it was started before or the container does not run, or what the runtime says of
+        the command.
         """
 
     def exec_resize(self, id: str, height: int, width: int) -> None:
@@ -161,24 +176,45 @@ class ContainerManager(Protocol):
         """Docker's inspection of an exec; `ProcessConfig.tty` and `OpenStdin` are relied on."""
 
     def archive_stat(self, ref: str, path: str) -> JsonObject:
-        """Return `{"name", "size", "mode" (Go's os.FileMode), "mtime" (RFC 3339), "linkTarget"}` of a path in the container."""
+        """Return docker's stat of a path in the container.
+
+        It is `{"name", "size", "mode" (Go's os.FileMode bits), "mtime" (RFC 3339), "linkTarget"}`.
+        """
 
     def archive_get(self, ref: str, path: str) -> tuple[JsonObject, Readable]:
         """Return its stat and a tar of it; its name in the tar is the last element of `path`."""
 
     def archive_put(
-        self, ref: str, path: str, archive: Readable, *, no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False
+        self,
+        ref: str,
+        path: str,
+        archive: Readable,
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+        copy_uid_gid: bool = False,
     ) -> None:
-        """Unpack a tar (plain, gzip, bzip2, xz or zstd) into a directory of the container. Raises InvalidParameter when that is none."""
+        """Unpack a tar (plain, gzip, bzip2, xz or zstd) into a directory of the container.
+
+        Raises InvalidParameter when that is none.
+        """
 
     def export(self, ref: str) -> Readable:
         """Return a tar of the whole root file system."""
 
     def commit(self, ref: str, options: JsonObject) -> str:
-        """Make an image and return its id. `options`: repo, tag, comment, author, pause (bool), changes (list of Dockerfile lines), config."""
+        """Make an image and return its id. `options`.
+
+        Repo, tag, comment, author, pause (bool), changes (list of Dockerfile lines), config.
+        """
 
     def prune(self, filters: Filters) -> JsonObject:
-        """Remove those that do not run; return `{"ContainersDeleted": [...], "SpaceReclaimed": bytes}`. Filters: until, label, label!."""
+        """Remove those that do not run; return `{"ContainersDeleted": [...], "SpaceReclaimed": bytes}`. Filters.
+
+        Until, label, label!.
+        """
+
+    def list(self, *, all: bool = False, limit: int = 0, size: bool = False, filters: Filters) -> list[JsonObject]:
+        """Docker's summaries, newest first. `limit` > 0: the newest so many, ended ones included."""
 
 
 class LogReader(Protocol):
@@ -204,7 +240,10 @@ class EventBus(Protocol):
     def subscribe(
         self, listener: Callable[[Event], None], *, since_ns: int | None = None
     ) -> tuple[list[Event], Callable[[], None]]:
-        """Listen from now on; return the remembered events since `since_ns`, and how to stop. Filtering and `until` are the API's."""
+        """Listen from now on; return the remembered events since `since_ns`, and how to stop.
+
+        Filtering and `until` are the API's.
+        """
 
 
 class DriverInfo(Protocol):
