@@ -1,7 +1,7 @@
 """What a container is to be, in the Docker Engine API's words (POST /containers/create, API v1.43).
 
-Field names are the API's, so that inspect can give back what create was given. Unknown fields are ignored and null means
-"not given", as the API has it.
+Field names are the API's, so that inspect can give back what create was given. Unknown fields are ignored and null
+means "not given", as the API has it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from engine.spec.errors import InvalidParameter
 class DockerModel(BaseModel):
     """Base: PascalCase names outside, snake_case inside."""
 
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, extra="ignore", validate_assignment=False)
+    model_config = ConfigDict(
+        alias_generator=to_pascal, populate_by_name=True, extra="ignore", validate_assignment=False
+    )
 
     @model_validator(mode="before")
     @classmethod

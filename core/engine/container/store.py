@@ -1,0 +1,106 @@
+"""The containers that exist: in memory for every look-up, in the database for the next daemon."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+from engine.container.record import Container
+from engine.spec.errors import Conflict, NotFound
+from engine.state import State
+
+KIND = "container"
+
+
+class ContainerStore:
+    """All containers, found by id, unique prefix of one, or name; a lock for each of them."""
+
+    def __init__(self, state: State) -> None:
+        """Read all containers from the database."""
+        self._state = state
+        self._guard = threading.Lock()
+        self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._containers = {doc["id"]: Container.model_validate(doc) for doc in state.all(KIND)}
+        self._names = {c.name: c.id for c in self._containers.values()}
+
+    def lock(self, container: Container) -> threading.RLock:
+        """Return the lock under which a container is changed."""
+        with self._guard:
+            return self._locks[container.id]
+
+    def all(self) -> list[Container]:
+        """Return all containers, newest first."""
+        with self._guard:
+            containers = list(self._containers.values())
+        return sorted(containers, key=lambda c: c.created, reverse=True)
+
+    def get(self, ref: str) -> Container:
+        """Return a container by id, name or unique prefix of its id.
+
+        Raises NotFound; Conflict when a prefix fits several.
+        """
+        ref = ref.removeprefix("/")
+        with self._guard:
+            if found := self._containers.get(ref):
+                return found
+            if found := self._containers.get(self._names.get(ref, "")):
+                return found
+            matches = [c for c in self._containers.values() if ref and c.id.startswith(ref)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise Conflict(f"multiple containers found with the prefix {ref}", hint="Use more digits of the id.")
+        raise NotFound(f"No such container: {ref}")
+
+    def exists(self, container: Container) -> bool:
+        """Return whether a container has not been removed meanwhile."""
+        with self._guard:
+            return container.id in self._containers
+
+    def has_name(self, name: str) -> bool:
+        """Return whether a container has that name."""
+        with self._guard:
+            return name in self._names
+
+    def add(self, container: Container) -> None:
+        """Take in a new container. Raises Conflict when its name is taken."""
+        self._refuse_name(container.name)
+        self.save(container)
+        with self._guard:
+            self._containers[container.id] = container
+            self._names[container.name] = container.id
+
+    def save(self, container: Container) -> None:
+        """Write a container's present state to the database."""
+        self._state.put(KIND, container.id, container.doc(), name=container.name)
+
+    def rename(self, container: Container, name: str) -> None:
+        """Give a container another name. Raises Conflict when it is taken."""
+        self._refuse_name(name)
+        old = container.name
+        container.name = name
+        try:
+            self.save(container)
+        except Conflict:
+            container.name = old
+            raise
+        with self._guard:
+            self._names.pop(old, None)
+            self._names[name] = container.id
+
+    def delete(self, container: Container) -> None:
+        """Forget a container."""
+        self._state.delete(KIND, container.id)
+        with self._guard:
+            self._containers.pop(container.id, None)
+            self._names.pop(container.name, None)
+            self._locks.pop(container.id, None)
+
+    def _refuse_name(self, name: str) -> None:
+        with self._guard:
+            holder = self._names.get(name)
+        if holder is not None:
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{holder}"',
+                hint="You have to remove (or rename) that container to be able to reuse that name.",
+            )
