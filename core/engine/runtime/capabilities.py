@@ -9,13 +9,13 @@ from pathlib import Path
 from engine.spec.errors import InvalidParameter, Unsupported
 
 # In the order of their numbers in linux/capability.h.
-_NAMES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST"
-    " NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE"
-    " SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG"
-    " WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
-ALL = tuple(f"CAP_{name}" for name in _NAMES)
+_NAMES = """
+CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+ALL = tuple(f"CAP_{name}" for name in _NAMES.split())
 
 # Docker's default set (docs.docker.com, "Runtime privilege and Linux capabilities").
 DEFAULT = (
@@ -26,8 +26,12 @@ DEFAULT = (
 
 @cache
 def available() -> frozenset[str]:
-    """The capabilities of this process, which are all that a container of ours can have (capabilities(7), CapBnd and CapPrm)."""
-    fields = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Cap"))
+    """The capabilities of this process, which are all that a container of ours can have (capabilities(7), CapBnd
+    and CapPrm).
+    """
+    fields = dict(
+        line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Cap")
+    )
     held = int(fields["CapBnd"], 16) & int(fields["CapPrm"], 16)
     return frozenset(name for number, name in enumerate(ALL) if held >> number & 1)
 
@@ -46,8 +50,8 @@ def normalise(name: str) -> str:
 def effective(add: Sequence[str], drop: Sequence[str], *, privileged: bool = False) -> tuple[str, ...]:
     """The container's capabilities in the order of their numbers.
 
-    `ALL` may stand in `add` or `drop`. Raises InvalidParameter for an unknown name, Unsupported for one asked for by name that this
-    process does not hold itself.
+    `ALL` may stand in `add` or `drop`. Raises InvalidParameter for an unknown name, Unsupported for one asked for by
+    name that this process does not hold itself.
     """
     added = {normalise(name) for name in add}
     dropped = {normalise(name) for name in drop}

@@ -1,4 +1,6 @@
-"""What a container is to run: frozen values that the caller fills in and `oci_spec` turns into an OCI runtime spec."""
+"""What a container is to run: frozen values that the caller fills in and `oci_spec` turns into an OCI runtime
+spec.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ class Ulimit:
 class Resources:
     """Limits; 0 or an empty string means not set. Memory in bytes, CPU times in microseconds.
 
-    `memory_swap` is memory plus swap as docker's: 0 gives twice the memory, -1 unlimited. `nano_cpus` is `--cpus` times 10^9.
+    `memory_swap` is memory plus swap as docker's: 0 gives twice the memory, -1 unlimited. `nano_cpus` is `--cpus`
+    times 10^9.
     """
 
     memory: int = 0
@@ -92,10 +95,11 @@ class ExecSpec:
 class ContainerSpec:
     """Everything that the OCI runtime needs to know of one container.
 
-    `network`, `ipc`, `pid`, `uts` and `cgroupns` are `host`, `private` or the path of a namespace; `cgroupns` may be empty: private on
-    cgroup v2, host on v1, as docker. `tmpfs` maps a target to docker's option string. `shm_path` is a directory to use as /dev/shm
-    (a shared IPC namespace) instead of a new tmpfs of `shm_size` bytes. `seccomp` is `default`, `unconfined` or the path of a profile in
-    docker's format. `default_sysctls` are docker's two network ones; leave them out where the network namespace is another container's.
+    `network`, `ipc`, `pid`, `uts` and `cgroupns` are `host`, `private` or the path of a namespace; `cgroupns` may be
+    empty: private on cgroup v2, host on v1, as docker. `tmpfs` maps a target to docker's option string. `shm_path` is
+    a directory to use as /dev/shm (a shared IPC namespace) instead of a new tmpfs of `shm_size` bytes. `seccomp` is
+    `default`, `unconfined` or the path of a profile in docker's format. `default_sysctls` are docker's two network
+    ones; leave them out where the network namespace is another container's.
     """
 
     id: str

@@ -20,7 +20,9 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_in_root(rootfs: Path, path: str, flags: int = os.O_RDONLY) -> int:
-    """Open `path` as a process chrooted to `rootfs` would: `..` and absolute links end at `rootfs`. Raises OSError."""
+    """Open `path` as a process chrooted to `rootfs` would: `..` and absolute links end at `rootfs`. Raises
+    OSError.
+    """
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
@@ -35,7 +37,9 @@ def open_in_root(rootfs: Path, path: str, flags: int = os.O_RDONLY) -> int:
 
 
 def read_in_root(rootfs: Path, path: str) -> str:
-    """Text of the regular file `path` in `rootfs`; empty when it is missing or no regular file. Raises OSError for the rest."""
+    """Text of the regular file `path` in `rootfs`; empty when it is missing or no regular file. Raises OSError for
+    the rest.
+    """
     try:
         fd = open_in_root(rootfs, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except (FileNotFoundError, NotADirectoryError):

@@ -14,12 +14,11 @@ _MAX_ID = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Ids of a process, and the home directory that HOME defaults to."""
+    """Ids of a process."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
-    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,6 @@ class _Passwd:
     name: str
     uid: int
     gid: int
-    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ def resolve_user(rootfs: Path, user: str = "", extra_groups: Sequence[str] = ())
         supplementary = tuple(group.gid for group in groups if entry.name and entry.name in group.members)
     extra = tuple(_group_id(groups, name) for name in extra_groups)
     unique = tuple(dict.fromkeys((*supplementary, *extra)))
-    return User(uid=entry.uid, gid=gid, groups=unique, home=entry.home or "/")
+    return User(uid=entry.uid, gid=gid, groups=unique)
 
 
 def _find_passwd(entries: Sequence[_Passwd], wanted: str) -> _Passwd:
@@ -63,9 +61,11 @@ def _find_passwd(entries: Sequence[_Passwd], wanted: str) -> _Passwd:
             return entry
     if number is None:
         raise InvalidParameter(
-            f"unable to find user {wanted}", why="no matching entries in passwd file", hint="Give a name of the image, or a numeric id"
+            f"unable to find user {wanted}",
+            why="no matching entries in passwd file",
+            hint="Give a name of the image, or a numeric id",
         )
-    return _Passwd(name="", uid=number, gid=0, home="/")
+    return _Passwd(name="", uid=number, gid=0)
 
 
 def _group_id(entries: Sequence[_Group], wanted: str) -> int:
@@ -75,7 +75,9 @@ def _group_id(entries: Sequence[_Group], wanted: str) -> int:
             return entry.gid
     if number is None:
         raise InvalidParameter(
-            f"unable to find group {wanted}", why="no matching entries in group file", hint="Give a name of the image, or a numeric id"
+            f"unable to find group {wanted}",
+            why="no matching entries in group file",
+            hint="Give a name of the image, or a numeric id",
         )
     return number
 
@@ -92,8 +94,8 @@ def _number(text: str, kind: str) -> int | None:
 def _passwd(text: str) -> Iterator[_Passwd]:
     for line in text.splitlines():
         fields = line.split(":")
-        if len(fields) >= 6 and fields[0] and fields[2].isdigit() and fields[3].isdigit():
-            yield _Passwd(fields[0], int(fields[2]), int(fields[3]), fields[5])
+        if len(fields) >= 4 and fields[0] and fields[2].isdigit() and fields[3].isdigit():
+            yield _Passwd(fields[0], int(fields[2]), int(fields[3]))
 
 
 def _groups(text: str) -> Iterator[_Group]:
