@@ -62,6 +62,10 @@ class Image(Resource):
     fs: Literal["ext4", "xfs", "btrfs"] = "ext4"
     features: tuple[str, ...] = ()
     """Features of the file system, as `mkfs` names them: `encrypt`."""
+    mode: int = Field(default=0o755, ge=0, le=0o7777)
+    """Mode and owner of the file system's own directory."""
+    uid: int = Field(default=0, ge=0)
+    gid: int = Field(default=0, ge=0)
 
 
 class _Mounted(Resource):
@@ -70,6 +74,7 @@ class _Mounted(Resource):
     PHASE: ClassVar[int] = PHASE_MOUNT
     FAMILY: ClassVar[str] = "mount"
     ID: ClassVar[tuple[str, ...]] = ("target",)
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"options"})
 
     target: AbsolutePath
     options: tuple[MountOption, ...] = ()
@@ -125,6 +130,9 @@ class Bind(_Mounted):
     kind: Literal["bind"] = "bind"
     source: AbsolutePath
     recursive: bool = True
+    """With the mounts below the source; `options` then hold for them as well."""
+    subpath: str = ""
+    """What of the source is shown, relative to it. Links that lead out of the source are refused when it is mounted."""
 
     def requires(self) -> Iterable[Key]:
         """What the source lies in, and the mounts above the target."""

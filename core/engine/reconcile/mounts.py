@@ -1,0 +1,379 @@
+"""The applier of mounts: bind, tmpfs, overlay, images and file systems of the kernel, below the engine's own roots.
+
+No journal is needed: whatever is mounted strictly below the roots is ours. A mount that is in use is never taken away
+lazily: that would hide its users and keep its loop device, key or server connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, cast
+
+from engine.reconcile import filesystems, loops, mountapi, mountinfo
+from engine.reconcile.applier import BatchError, Context, Difference
+from engine.reconcile.mountinfo import Mounted
+from engine.spec.errors import ApplyFailed
+from engine.spec.mounts import Bind, ImageMount, Mount, OverlayMount, Tmpfs
+from engine.spec.resource import Key, Resource
+
+BUSY_DEADLINE = 1.0
+"""Seconds that a busy mount is tried again: the last references of a process go a little after it."""
+_COMPARED = ("ro", "nosuid", "nodev", "noexec")
+
+_HINTS = {
+    errno.EBUSY: "Another mount or process uses it: see `findmnt` and `fuser -vm`",
+    errno.ENOENT: "Check that the source exists",
+    errno.EINVAL: "The kernel does not take these options or this source: see `dmesg`",
+    errno.EPERM: "Mounting needs root (CAP_SYS_ADMIN) in the host's mount namespace",
+    errno.ENODEV: "This kernel does not have the file system: see /proc/filesystems and modprobe(8)",
+    errno.ELOOP: "Directories overlap, or a symbolic link is in the way",
+    errno.ENOSYS: "Linux 5.12 or newer is needed",
+    errno.ENOTBLK: "The source is not a block device",
+    errno.EXDEV: "A symbolic link leads out of the volume",
+}
+
+
+def hint_for(code: int) -> str:
+    """Return what a person can do about an errno of a mount; empty if nothing is known."""
+    return _HINTS.get(code, "")
+
+
+def options_of(resource: Resource) -> tuple[str, ...]:
+    """Return the mount options that a resource asks for."""
+    return cast(tuple[str, ...], getattr(resource, "options", ()))
+
+
+def target_of(resource: Resource) -> str:
+    """Return the mount point of a resource."""
+    return cast(str, getattr(resource, "target", ""))
+
+
+class MountApplier:
+    """Applier of the family "mount".
+
+    `roots` are directories in which every mount is this engine's (such as `<exec-root>/vol`): mount points are made
+    below them only, and what is mounted there and not wanted is garbage. A root itself may be a mount of others.
+    """
+
+    families: ClassVar[frozenset[str]] = frozenset({"mount"})
+
+    def __init__(self, roots: Sequence[str | os.PathLike[str]]) -> None:
+        """Take the roots; they need not exist yet."""
+        self._roots = tuple((str(Path(root).absolute()), str(Path(root).resolve())) for root in roots)
+
+    # Applier
+
+    def create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:
+        """Mount things on places where nothing is mounted. Raises BatchError."""
+        created: list[Resource] = []
+        for resource in batch:
+            try:
+                self._create(resource)
+            except OSError as err:
+                code = err.errno or 0
+                failure = ApplyFailed(
+                    f"cannot mount {target_of(resource)}", why=_reason(resource, err), hint=hint_for(code)
+                )
+                failure.__cause__ = err
+                raise BatchError(resource, failure, created, exists=code == errno.EEXIST, errno=code) from err
+            created.append(resource)
+        return created
+
+    def update(self, old: Resource, new: Resource, context: Context) -> None:
+        """Change the options of a mount in place. Raises OSError."""
+        root, relative = self._place(target_of(new))
+        mount = mountapi.open_below(root, relative)
+        try:
+            wanted, before = options_of(new), options_of(old)
+            cleared = [option for option in before if option not in wanted]
+            recursive = isinstance(new, Bind) and new.recursive
+            mountapi.set_attributes(mount, wanted, clear=cleared, recursive=recursive)
+        finally:
+            os.close(mount)
+
+    def remove(self, batch: Sequence[Resource], context: Context) -> list[tuple[Resource, Exception]]:
+        """Unmount things and remove their mount points. A busy one is tried for a second."""
+        left: list[tuple[Resource, Exception]] = []
+        for resource in batch:
+            try:
+                root, relative = self._place(target_of(resource))
+                self._unmount(f"{root}/{relative}", submounts=isinstance(resource, Bind) and resource.recursive)
+            except OSError as err:
+                left.append((resource, err))
+        return left
+
+    def diff(self, wanted: Mapping[Key, Resource], contexts: Mapping[Key, Context]) -> list[Difference]:
+        """Compare with one reading of mountinfo."""
+        seen = {mounted.target: mounted for mounted in mountinfo.read()}  # of several on one place the last is on top
+        found: list[Difference] = []
+        for key, resource in wanted.items():
+            owner = contexts[key].owner if key in contexts else ""
+            mounted = seen.get(self._real(target_of(resource)))
+            if mounted is None:
+                found.append(Difference(key, "missing", owner=owner, resource=resource))
+                continue
+            fields = identity_difference(resource, mounted)
+            state = "replace" if fields else "differs"
+            fields = fields or option_difference(resource, mounted)
+            if fields:
+                found.append(Difference(key, state, fields, owner, resource))
+        return found
+
+    def unwanted(self, wanted: Mapping[Key, Resource]) -> list[Difference]:
+        """Return the mounts below our roots that nobody wants, the last one first. Namespaces (nsfs) are not looked at."""
+        targets = [self._real(target_of(r)) for r in wanted.values() if r.key[0] in self.families]
+        keep = set(targets)
+        trees = [self._real(target_of(r)) for r in wanted.values() if isinstance(r, Bind) and r.recursive]
+        found: dict[str, Difference] = {}
+        for mounted in reversed(mountinfo.read()):
+            if mounted.fstype == "nsfs" or not any(mountinfo.is_below(mounted.target, root) for _, root in self._roots):
+                continue
+            if mounted.target in keep or any(mountinfo.is_below(mounted.target, tree) for tree in trees):
+                continue
+            found.setdefault(mounted.target, Difference(("mount", "host", mounted.target), "unwanted"))
+        return list(found.values())
+
+    def discard(self, difference: Difference) -> None:
+        """Unmount what `unwanted` returned. Raises OSError."""
+        root, relative = self._place(difference.key[2])
+        self._unmount(f"{root}/{relative}", submounts=False)
+
+    # One mount
+
+    def _create(self, resource: Resource) -> None:
+        root, relative = self._place(target_of(resource))
+        kind = "directory" if filesystems.is_directory(resource) else "file"
+        target = mountapi.open_below(root, relative, make=kind)
+        try:
+            if mountapi.identify(target).mount_root:
+                raise FileExistsError(errno.EEXIST, "something is mounted there already", target_of(resource))
+            mount = filesystems.make(resource, target)
+            if mount is not None:
+                self._attach(mount, target)
+                return
+        except OSError:
+            self._forget_place(f"{root}/{relative}")
+            raise
+        finally:
+            os.close(target)
+        mount = mountapi.open_below(root, relative)
+        try:
+            mountapi.set_attributes(mount, private=True)
+        finally:
+            os.close(mount)
+
+    @staticmethod
+    def _attach(mount: int, target: int) -> None:
+        try:
+            mountapi.attach(mount, target)
+            mountapi.set_attributes(mount, private=True, recursive=True)  # attaching below a shared mount shared it
+        finally:
+            os.close(mount)
+
+    def _unmount(self, path: str, *, submounts: bool) -> None:
+        """Unmount everything that is stacked on a place, then remove the empty mount point."""
+        deadline = time.monotonic() + BUSY_DEADLINE
+        pause = 0.001
+        while True:
+            try:
+                mountapi.unmount(path)
+                pause = 0.001
+            except OSError as err:
+                if err.errno in (errno.EINVAL, errno.ENOENT):  # nothing is mounted there (any more)
+                    break
+                if err.errno != errno.EBUSY:
+                    raise
+                if submounts and _unmount_below(path):
+                    continue
+                if time.monotonic() > deadline:
+                    raise OSError(errno.EBUSY, _who_holds(path), path) from err
+                time.sleep(pause)
+                pause = min(pause * 2, 0.1)
+        self._forget_place(path)
+
+    def _forget_place(self, path: str) -> None:
+        """Remove an empty mount point. One that is not empty has hidden data: it stays."""
+        try:
+            Path(path).rmdir()
+        except NotADirectoryError:
+            info = Path(path).lstat()
+            if stat.S_ISREG(info.st_mode) and info.st_size == 0:
+                Path(path).unlink()
+        except OSError as err:
+            if err.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
+                raise
+
+    # Places
+
+    def _place(self, target: str) -> tuple[str, str]:
+        """Return (resolved root, path below it). Raises PermissionError for what is not below a root."""
+        for given, real in self._roots:
+            for root in (given, real):
+                if mountinfo.is_below(target, root):
+                    return real, target[len(root) :].strip("/")
+        roots = ", ".join(given for given, _ in self._roots)
+        why = f"a mount point has to be below the engine's own directories ({roots})"
+        raise PermissionError(errno.EACCES, why, target)
+
+    def _real(self, target: str) -> str:
+        return "/".join(self._place(target))
+
+
+def identity_difference(resource: Resource, mounted: Mounted) -> dict[str, tuple[object, object]]:
+    """Return the fields in which a mount is another thing than the one wanted: it has to be replaced."""
+    match resource:
+        case OverlayMount(upper=None, lower=(only,)):
+            return _shown(Bind(target=resource.target, source=only), mounted)
+        case OverlayMount():
+            return _overlay(resource, mounted)
+        case Bind():
+            return _shown(resource, mounted)
+        case Tmpfs():
+            return _fstype("tmpfs", mounted)
+        case ImageMount():
+            backing = loops.status(mounted.source) if mounted.source.startswith("/dev/loop") else None
+            wanted = _identity(resource.image)
+            same = backing is not None and (backing.backing_device, backing.backing_inode) == wanted
+            return _fstype(resource.fs, mounted) or ({} if same else {"image": (resource.image, mounted.source)})
+        case Mount():
+            fields = _fstype(resource.fstype, mounted)
+            return fields or ({} if _same_source(resource, mounted) else {"source": (resource.source, mounted.source)})
+    return {"kind": (resource.kind, mounted.fstype)}
+
+
+def option_difference(resource: Resource, mounted: Mounted) -> dict[str, tuple[object, object]]:
+    """Return {"options": (wanted, seen)} if a mount lacks an option, or cannot be written to though it should."""
+    wanted = set(options_of(resource))
+    seen = {option for option in _COMPARED if option in mounted.options}
+    lacking = {option for option in _COMPARED if option in wanted} - seen
+    locked = "ro" in seen and "ro" not in wanted and not isinstance(resource, Bind | OverlayMount)
+    return {"options": (tuple(sorted(wanted)), tuple(sorted(seen)))} if lacking or locked else {}
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = mountapi.identify(path)
+    except FileNotFoundError:
+        return None
+    return found.device, found.inode
+
+
+def _shown(resource: Bind, mounted: Mounted) -> dict[str, tuple[object, object]]:
+    try:
+        wanted: tuple[int, int] | None = filesystems.bind_identity(resource)
+    except OSError:
+        wanted = None
+    seen = _identity(mounted.target)
+    return {} if wanted is not None and wanted == seen else {"source": (resource.source, mounted.root)}
+
+
+def _fstype(wanted: str, mounted: Mounted) -> dict[str, tuple[object, object]]:
+    family = {"nfs4": "nfs", "smb3": "cifs"}
+    same = family.get(wanted, wanted) == family.get(mounted.fstype, mounted.fstype)
+    return {} if same else {"fstype": (wanted, mounted.fstype)}
+
+
+def _same_source(resource: Mount, mounted: Mounted) -> bool:
+    if mounted.source == resource.source:
+        return True
+    try:
+        info = Path(resource.source).stat()
+    except OSError:
+        return False
+    return stat.S_ISBLK(info.st_mode) and info.st_rdev == mounted.device
+
+
+def _overlay(resource: OverlayMount, mounted: Mounted) -> dict[str, tuple[object, object]]:
+    fields = _fstype("overlay", mounted)
+    if fields:
+        return fields
+    lower: list[str] = []
+    other: dict[str, str] = {}
+    for option in mounted.super_options:
+        name, _, value = option.partition("=")
+        if name == "lowerdir+":
+            lower.append(value)
+        elif name == "lowerdir":
+            lower += value.split(":")
+        else:
+            other[name] = value
+    if lower and not lower[0].startswith("/proc/self/fd/") and tuple(lower) != resource.lower:
+        fields["lower"] = (resource.lower, tuple(lower))
+    for name, wanted in (("upperdir", resource.upper), ("workdir", resource.work)):
+        if other.get(name) != wanted:
+            fields[name.removesuffix("dir")] = (wanted, other.get(name))
+    return fields
+
+
+def _unmount_below(path: str) -> bool:
+    """Unmount what a recursive bind brought along; tell whether anything went away."""
+    gone = False
+    for mounted in reversed(mountinfo.below(path)):
+        try:
+            mountapi.unmount(mounted.target)
+            gone = True
+        except OSError as err:
+            if err.errno not in (errno.EBUSY, errno.EINVAL, errno.ENOENT):
+                raise
+    return gone
+
+
+def _who_holds(path: str) -> str:
+    mounts = mountinfo.read()
+    inner = [m.target for m in mounts if mountinfo.is_below(m.target, path)]
+    if inner:
+        return f"other things are mounted below it: {', '.join(inner[:5])}"
+    users = [who for m in mounts if m.target == path for who in mountinfo.holders(m)]
+    return f"it is in use by {', '.join(users[:10])}" if users else "it is in use by the kernel"
+
+
+def _reason(resource: Resource, err: OSError) -> str:
+    """Say what the kernel said, and name the directory that is missing where it did not."""
+    text = err.strerror or str(err)
+    if err.errno == errno.ENOENT:
+        missing = [path for path in _sources(resource) if not Path(path).exists()]
+        if missing:
+            return f"{missing[0]} does not exist"
+    if isinstance(err.filename, str) and err.filename and err.filename not in text:
+        text += f" ({err.filename})"
+    return text
+
+
+def _sources(resource: Resource) -> Iterable[str]:
+    match resource:
+        case OverlayMount():
+            return [*resource.lower, *(p for p in (resource.upper, resource.work) if p)]
+        case Bind():
+            return [f"{resource.source}/{resource.subpath}".rstrip("/")]
+        case ImageMount():
+            return [resource.image]
+        case Mount():
+            return [resource.source] if resource.source.startswith("/") and not resource.source.startswith("//") else []
+    return []
+
+
+def make_private(root: str | os.PathLike[str]) -> None:
+    """Make sure that mounts below a directory are not seen in, and not held by, other mount namespaces.
+
+    Where the directory lies in a shared mount (the default of systemd), it becomes a private bind mount of itself. Does
+    nothing the second time. Raises OSError.
+    """
+    path = str(Path(root).resolve())
+    Path(path).mkdir(mode=0o711, parents=True, exist_ok=True)
+    holding = max(
+        (m for m in mountinfo.read() if m.target == path or mountinfo.is_below(path, m.target)),
+        key=lambda m: len(m.target),
+    )
+    if not holding.shared:
+        return
+    source = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mount = mountapi.clone(source, recursive=True)
+        MountApplier._attach(mount, source)
+    finally:
+        os.close(source)
