@@ -44,6 +44,8 @@ class Driver:
     """The specification's version in this engine."""
     OPERATIONS: ClassVar[tuple[str, ...]]
     """The names of the hooks."""
+    REQUIRED: ClassVar[tuple[str, ...]] = ()
+    """Those that every driver must define; the others have a default."""
 
     needs: ClassVar[SpecVersion]
     """The lowest specification version that the driver works with."""

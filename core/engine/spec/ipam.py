@@ -70,6 +70,7 @@ class IpamDriver(Driver, Generic[IpamOptionsT]):
     GROUP: ClassVar[str] = "engine.ipam"
     SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("choose_pool", "choose_address")
+    REQUIRED: ClassVar[tuple[str, ...]] = OPERATIONS
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
     options_model: ClassVar[type[Options]] = Options

@@ -141,6 +141,7 @@ class NetworkDriver(Driver, Generic[NetworkOptionsT]):
     GROUP: ClassVar[str] = "engine.network"
     SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("settle_network", "network_plan", "endpoint_plan", "peer_plan")
+    REQUIRED: ClassVar[tuple[str, ...]] = ("endpoint_plan",)
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
     caps: ClassVar[NetworkCaps] = NetworkCaps()

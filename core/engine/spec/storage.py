@@ -67,6 +67,7 @@ class StorageDriver(Driver, Generic[StorageOptionsT]):
     GROUP: ClassVar[str] = "engine.storage"
     SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("open_store",)
+    REQUIRED: ClassVar[tuple[str, ...]] = OPERATIONS
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
     caps: ClassVar[StorageCaps] = StorageCaps()

@@ -65,6 +65,7 @@ class VolumeDriver(Driver, Generic[VolumeOptionsT]):
     GROUP: ClassVar[str] = "engine.volume"
     SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("settle_volume", "volume_plan")
+    REQUIRED: ClassVar[tuple[str, ...]] = ("volume_plan",)
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
     caps: ClassVar[VolumeCaps] = VolumeCaps()
