@@ -263,7 +263,7 @@ class Plugins:
             files.add(trace.tb_frame.f_code.co_filename)
             trace = trace.tb_next
         guilty = entry
-        if inspect.getfile(type(entry.instance)) not in files:
+        if _file(entry.instance) not in files:
             guilty = next((p for p in self._plugins() if _file(p.instance) in files), entry)
         return DriverFault(
             f"{operation} of {kind_word(guilty.group)} {guilty.name!r} ({guilty.origin}) failed",
