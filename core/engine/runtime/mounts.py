@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from engine.runtime.model import HOST, ContainerSpec, Mount
@@ -68,8 +69,9 @@ def _defaults(spec: ContainerSpec) -> Sequence[Mount]:
 
 def _ipc_mounts(spec: ContainerSpec) -> Sequence[Mount]:
     if spec.ipc == HOST:
+        mqueue = Mount(target="/dev/mqueue", source="/dev/mqueue", options=("rbind", *_SAFE))
         return (
-            Mount(target="/dev/mqueue", source="/dev/mqueue", options=("rbind", *_SAFE)),
+            *([mqueue] if Path(mqueue.source).is_dir() else []),  # not every host mounts it
             Mount(target="/dev/shm", source=spec.shm_path or "/dev/shm", options=("rbind", *_SAFE)),
         )
     mqueue = Mount(target="/dev/mqueue", source="mqueue", type="mqueue", options=_SAFE)
