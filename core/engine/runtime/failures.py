@@ -31,6 +31,7 @@ _LEVEL = re.compile(r"level=\w+ msg=(\"(?:[^\"\\]|\\.)*\")")
 
 _WRONG_STATE = (
     "not running",
+    "already running",
     "paused",
     "already exists",
     "already finished",
@@ -56,7 +57,9 @@ def runtime_error(
         classified = _command_error(what, lower, command)
         if classified is not None:
             return classified
-    if "does not exist" in lower or ("no such file or directory" in lower and "/status" in lower):
+    if "does not exist" in lower or (
+        "no such file" in lower and ("/status`" in lower or "cannot open directory" in lower)
+    ):
         return NotFound(what, why=text)
     if any(part in lower for part in _WRONG_STATE):
         return conflict(what, why=text)

@@ -114,22 +114,25 @@ def test_very_long_line_comes_in_pieces(tmp_path: Path) -> None:
 def test_follow_ends_with_the_container(log: Path) -> None:
     end_read, end_write = os.pipe()
     got: list[bytes] = []
-    seen = threading.Event()
+    started, seen = threading.Event(), threading.Event()
 
     def follow() -> None:
-        for entry in read_logs(log, follow=True, tail=1, ended=end_read):
+        for entry in read_logs(log, follow=True, stdout=True, stderr=False, ended=end_read):
             got.append(entry.data)
-            seen.set()
+            started.set()
+            if len(got) == 4:
+                seen.set()
 
     thread = threading.Thread(target=follow)
     thread.start()
+    assert started.wait(10)
     write(log, ("stdout", "F", "-now-finished"), ("stdout", "P", "last"))
     assert seen.wait(10)
     os.close(end_write)
     thread.join(10)
     os.close(end_read)
     assert not thread.is_alive()
-    assert got == [b"unfinished-now-finished\n", b"last"]
+    assert got == [b"one\n", b"three\n", b"\n", b"unfinished-now-finished\n", b"last"]
 
 
 def test_follow_can_be_stopped(log: Path) -> None:

@@ -12,10 +12,11 @@ from engine.runtime.stats import empty_stats, network_counters, read_stats, syst
 from engine.runtime.top import parse_ps
 from engine.spec.errors import InvalidParameter
 
-NET_DEV = """Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
-  eth0:    1000      10    1    2    0     0          0         0     2000      20    3    4    0     0       0          0
+NET_DEV = """\
+Inter-|   Receive                              |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed
+    lo:  100   1 0 0 0 0 0 0   100   1 0 0 0 0 0 0
+  eth0: 1000  10 1 2 0 0 0 0  2000  20 3 4 0 0 0 0
 """
 
 
