@@ -17,7 +17,7 @@ from typing import ClassVar, cast
 from engine.reconcile import filesystems, loops, mountapi, mountinfo
 from engine.reconcile.applier import BatchError, Context, Difference
 from engine.reconcile.mountinfo import Mounted
-from engine.spec.errors import ApplyFailed
+from engine.spec.errors import ApplyFailed, EngineError, Unavailable, Unsupported
 from engine.spec.mounts import Bind, ImageMount, Mount, OverlayMount, Tmpfs
 from engine.spec.resource import Key, Resource
 
@@ -35,6 +35,9 @@ _HINTS = {
     errno.ENOSYS: "Linux 5.12 or newer is needed",
     errno.ENOTBLK: "The source is not a block device",
     errno.EXDEV: "A symbolic link leads out of the volume",
+    errno.ETIMEDOUT: "Check that the server is up and can be reached",
+    errno.EHOSTUNREACH: "Check the server's name and the route to it",
+    errno.ECONNREFUSED: "Check that the server runs and exports the path",
 }
 
 
@@ -75,12 +78,7 @@ class MountApplier:
             try:
                 self._create(resource)
             except OSError as err:
-                code = err.errno or 0
-                failure = ApplyFailed(
-                    f"cannot mount {target_of(resource)}", why=_reason(resource, err), hint=hint_for(code)
-                )
-                failure.__cause__ = err
-                raise BatchError(resource, failure, created, exists=code == errno.EEXIST, errno=code) from err
+                raise _refused(resource, err, created, context.owner) from err
             created.append(resource)
         return created
 
@@ -125,7 +123,7 @@ class MountApplier:
         return found
 
     def unwanted(self, wanted: Mapping[Key, Resource]) -> list[Difference]:
-        """Return the mounts below our roots that nobody wants, the last one first. Namespaces (nsfs) are not looked at."""
+        """Return the mounts below our roots that nobody wants, the last one first. Namespaces (nsfs) are left out."""
         targets = [self._real(target_of(r)) for r in wanted.values() if r.key[0] in self.families]
         keep = set(targets)
         trees = [self._real(target_of(r)) for r in wanted.values() if isinstance(r, Bind) and r.recursive]
@@ -330,6 +328,21 @@ def _who_holds(path: str) -> str:
         return f"other things are mounted below it: {', '.join(inner[:5])}"
     users = [who for m in mounts if m.target == path for who in mountinfo.holders(m)]
     return f"it is in use by {', '.join(users[:10])}" if users else "it is in use by the kernel"
+
+
+def _refused(resource: Resource, err: OSError, created: Sequence[Resource], owner: str) -> BatchError:
+    """Return the error of a mount that was refused, of the kind that says whether trying again can help."""
+    code = err.errno or 0
+    kind: type[EngineError] = {
+        errno.ENODEV: Unsupported, errno.ETIMEDOUT: Unavailable, errno.EHOSTUNREACH: Unavailable,
+        errno.ECONNREFUSED: Unavailable,
+    }.get(code, ApplyFailed)  # fmt: skip
+    details = {"resource": list(resource.key), "owner": owner, "errno": errno.errorcode.get(code, code), "left": []}
+    cause = kind(
+        f"cannot mount {target_of(resource)}", why=_reason(resource, err), hint=hint_for(code), details=details
+    )
+    cause.__cause__ = err
+    return BatchError(resource, cause, created, exists=code == errno.EEXIST, errno=code)
 
 
 def _reason(resource: Resource, err: OSError) -> str:

@@ -1,0 +1,110 @@
+"""Checks the plan of a volume driver before anything of it is made: one place, over all fields that are paths.
+
+A driver's mistake must not reach the host: data below the volume's own directory, mount points below its own run
+directory, and outside sources only if the operator named them in an option. It is a check of values, against mistakes:
+a driver is code in our process.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+
+from engine.spec.errors import DriverFault
+from engine.spec.mounts import Bind, Directory, Image, ImageMount, Mount, OverlayMount, Tmpfs
+from engine.spec.resource import Resource
+from engine.spec.volume import Volume, VolumePlan
+
+MAX_RESOURCES = 256
+FILESYSTEMS = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat",
+    "exfat", "ntfs3", "iso9660", "udf", "squashfs", "erofs",
+})  # fmt: skip
+"""What `Mount` may mount: file systems with content. None that shows the kernel (proc, sysfs, cgroup, debugfs)."""
+RECORD = "volume.json"
+"""The manager's own file in a volume's directory."""
+
+
+def vet(volume: Volume, answer: object, given: Mapping[str, str]) -> VolumePlan:
+    """Return a driver's answer if it may be applied. `given` are the options as the operator wrote them.
+
+    Raises DriverFault that names the resource.
+    """
+
+    def fault(why: str) -> DriverFault:
+        return DriverFault(f"the plan of volume {volume.name!r} is not valid", driver=volume.driver, why=why)
+
+    if not isinstance(answer, VolumePlan):
+        raise fault(f"volume_plan returned {type(answer).__name__} instead of VolumePlan")
+    plan = answer.plan
+    if len(plan) > MAX_RESOURCES:
+        raise fault(f"it has {len(plan)} resources; {MAX_RESOURCES} are allowed")
+    if len(set(plan.keys())) != len(plan):
+        raise fault("two resources have the same key")
+    for resource in plan.resources:
+        for problem in _problems(resource, volume, given):
+            raise fault(f"{'/'.join(resource.key)}: {problem}")
+    if not _shown(answer.path, volume, plan.resources):
+        raise fault(f"containers would see {answer.path}, which is neither below {volume.data} nor below {volume.run}")
+    if type(plan).from_json(plan.to_json()) != plan:
+        raise fault("it does not survive being written to JSON and read again")
+    return answer
+
+
+def _below(path: str, directory: str) -> bool:
+    return path.startswith(directory.rstrip("/") + "/")
+
+
+def _shown(path: str, volume: Volume, resources: Iterable[Resource]) -> bool:
+    return _below(path, volume.data) or _below(path, volume.run)
+
+
+def _problems(resource: Resource, volume: Volume, given: Mapping[str, str]) -> Iterator[str]:
+    match resource:
+        case Directory() | Image():
+            yield from _data(resource.path, volume)
+        case Bind():
+            yield from _target(resource.target, volume)
+            yield from _source(resource.source, volume, given)
+            if resource.subpath.startswith("/") or ".." in resource.subpath.split("/"):
+                yield f"the subpath {resource.subpath!r} leads out of the source"
+        case Tmpfs():
+            yield from _target(resource.target, volume)
+        case ImageMount():
+            yield from _target(resource.target, volume)
+            yield from _source(resource.image, volume, given)
+        case OverlayMount():
+            yield from _target(resource.target, volume)
+            for path in (*resource.lower, *(p for p in (resource.upper, resource.work) if p is not None)):
+                yield from _source(path, volume, given)
+        case Mount():
+            yield from _target(resource.target, volume)
+            if resource.fstype not in FILESYSTEMS:
+                yield f"file systems of type {resource.fstype!r} are not allowed ({', '.join(sorted(FILESYSTEMS))} are)"
+            if resource.source not in given.values():
+                yield f"the source {resource.source!r} is not what the operator gave in an option"
+        case _:
+            yield f"resources of kind {resource.kind!r} are not for volumes"
+
+
+def _data(path: str, volume: Volume) -> Iterator[str]:
+    if not _below(path, volume.data):
+        yield f"data has to be below {volume.data}"
+    elif path == f"{volume.data}/{RECORD}":
+        yield "that file is the engine's"
+
+
+def _target(path: str, volume: Volume) -> Iterator[str]:
+    if not _below(path, volume.run):
+        yield f"mount points have to be below {volume.run}"
+
+
+def _source(path: str, volume: Volume, given: Mapping[str, str]) -> Iterator[str]:
+    if not (_below(path, volume.data) or _below(path, volume.run) or _named(path, given)):
+        yield f"the source {path} is outside of the volume, and not what the operator gave in an option"
+
+
+def _named(path: str, given: Mapping[str, str]) -> bool:
+    return any(
+        value.startswith("/") and posixpath.normpath("/" + value.lstrip("/")) == path for value in given.values()
+    )
