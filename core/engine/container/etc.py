@@ -36,11 +36,16 @@ def parse_extra_host(value: str, gateway: str = "") -> tuple[str, str]:
         raise InvalidParameter(f"invalid IP address in add-host: {address!r}") from err
 
 
-def hosts(own: Iterable[tuple[str, Sequence[str]]], extra: Iterable[tuple[str, str]]) -> str:
-    """Return /etc/hosts: `own` are (address, names) of the container, `extra` (name, address) of --add-host."""
+def hosts(
+    own: Iterable[tuple[str, Sequence[str]]], extra: Iterable[tuple[str, str]], *, base: str | None = None
+) -> str:
+    """Return /etc/hosts: `own` are (address, names) of the container, `extra` (name, address) of --add-host.
+
+    `base` is what they are added to (the host's file, where its network is shared).
+    """
     lines = [f"{address}\t{name}" for name, address in extra if address]
     lines += [f"{address}\t{' '.join(names)}" for address, names in own]
-    return _HOSTS + "".join(f"{line}\n" for line in lines)
+    return (_HOSTS if base is None else base) + "".join(f"{line}\n" for line in lines)
 
 
 def resolv_conf(

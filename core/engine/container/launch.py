@@ -140,8 +140,8 @@ def container_spec(
 ) -> ContainerSpec:
     """Return what the runtime builds the container from.
 
-    `network` is "host" or the path of its network namespace; `namespaces` maps ipc, pid and uts to "host", "private" or a
-    path, already resolved.
+    `network` is "host" or the path of its network namespace; `namespaces` maps ipc, pid and uts to "host",
+    "private" or a path, already resolved.
     """
     config, host = container.config, container.host_config
     security = Security.parse(host.security_opt)
@@ -153,7 +153,7 @@ def container_spec(
         hostname="" if namespaces["uts"] == HOST else config.hostname,
         domainname=config.domainname,
         mounts=tuple(mounts),
-        tmpfs=host.tmpfs,
+        tmpfs={m.target: m.options for m in container.mounts if m.type == "tmpfs"},
         shm_size=host.shm_size or 64 << 20,
         devices=tuple(
             Device(host=d.path_on_host, container=d.path_in_container, access=d.cgroup_permissions)

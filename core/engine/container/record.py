@@ -26,6 +26,7 @@ class MountPoint(BaseModel):
     driver: str = ""
     read_only: bool = False
     propagation: str = ""
+    recursive: bool = True
     no_copy: bool = False
     subpath: str = ""
     options: str = ""

@@ -1,0 +1,271 @@
+"""What a container runs in: network namespace, root file system, volumes, files of /etc."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.container import etc
+from engine.container.launch import container_spec
+from engine.container.ports import requested_ports
+from engine.container.record import Container, MountPoint
+from engine.container.store import ContainerStore
+from engine.image.manager import ImageManager
+from engine.network.manager import NetworkManager
+from engine.network.model import Attachment, ContainerRef
+from engine.plugins import Plugins
+from engine.reconcile.applier import Sandbox
+from engine.reconcile.reconciler import Reconciler
+from engine.runtime.model import HOST, PRIVATE, Mount
+from engine.runtime.oci_spec import oci_config, oci_config_text
+from engine.spec.errors import Conflict, EngineError
+from engine.spec.mounts import OverlayMount
+from engine.spec.resource import Plan, Resource
+from engine.volume.manager import VolumeManager
+from engine.volume.subpath import resolve_subpath
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Where containers lie: `data` outlives a reboot, `run` does not. `cgroup` is the parent of their cgroups."""
+
+    data: Path
+    run: Path
+    cgroup: str
+
+
+class Environment:
+    """Prepares and releases what a container runs in. The caller holds the container's lock."""
+
+    def __init__(
+        self,
+        roots: Roots,
+        store: ContainerStore,
+        images: ImageManager,
+        networks: NetworkManager,
+        volumes: VolumeManager,
+        reconciler: Reconciler,
+        plugins: Plugins,
+        inspect: Callable[[Container], Mapping[str, object]],
+    ) -> None:
+        """`inspect` gives plugins that edit the OCI specification what they may want to know."""
+        self._roots = roots
+        self._store = store
+        self._images = images
+        self._networks = networks
+        self._volumes = volumes
+        self._reconciler = reconciler
+        self._plugins = plugins
+        self._inspect = inspect
+
+    def directory(self, container: Container) -> Path:
+        """Return the directory of a container's own files."""
+        return self._roots.data / container.id
+
+    def rootfs(self, container: Container) -> Path:
+        """Return where its root file system is mounted while it is in use."""
+        return self._roots.run / container.id
+
+    def upper(self, container: Container) -> Path:
+        """Return where its changes to the image lie."""
+        return self.directory(container) / "upper"
+
+    def log_path(self, container: Container) -> Path | None:
+        """Return its log file, or None if nothing is logged."""
+        return None if container.host_config.log_config.type == "none" else self.directory(container) / "log"
+
+    def make_directories(self, container: Container) -> None:
+        """Make the directories of a new container."""
+        directory = self.directory(container)
+        directory.mkdir(mode=0o710, parents=True)
+        for name in ("upper", "work"):
+            (directory / name).mkdir(mode=0o755)
+
+    def remove_directories(self, container: Container) -> None:
+        """Remove its directories and all in them."""
+        shutil.rmtree(self.directory(container), ignore_errors=True)
+        shutil.rmtree(self.rootfs(container), ignore_errors=True)
+
+    def prepare(self, container: Container, undo: ExitStack) -> str:
+        """Make everything and return the OCI configuration; `undo` takes it away again."""
+        network, attachments = self._network(container, undo)
+        undo.callback(self.unmount_rootfs, container)
+        rootfs = self.mount_rootfs(container)
+        mounts = [*self._mounts(container, rootfs, undo), *self._etc(container, attachments)]
+        spec = container_spec(
+            container,
+            rootfs=rootfs,
+            mounts=mounts,
+            network=network,
+            namespaces={
+                kind: self._namespace(container, kind, mode)
+                for kind, mode in (
+                    ("ipc", container.host_config.ipc_mode),
+                    ("pid", container.host_config.pid_mode),
+                    ("uts", container.host_config.uts_mode),
+                )
+            },
+            cgroup=f"{container.host_config.cgroup_parent or self._roots.cgroup}/{container.id}",
+        )
+        if not self._plugins.edits_oci_spec:
+            return oci_config_text(spec)
+        config = oci_config(spec)
+        self._plugins.edit_oci_spec(config, self._inspect(container))
+        return json.dumps(config)
+
+    def release(self, container: Container) -> None:
+        """Take everything away; go on after an error, and raise the first one at the end."""
+        first: EngineError | None = None
+        for step in (self._release_network, self._release_volumes, self.unmount_rootfs):
+            try:
+                step(container)
+            except EngineError as err:
+                first = first or err
+        if first is not None:
+            raise first
+
+    # Root file system
+
+    def rootfs_plan(self, container: Container) -> Plan:
+        """Return what must be mounted for a container's root file system."""
+        directory = self.directory(container)
+        layers = self._images.rootfs(container.image_id)
+        overlay: Resource = OverlayMount(
+            target=str(self.rootfs(container)),
+            lower=tuple(str(path) for path in layers.lower),
+            upper=str(directory / "upper"),
+            work=str(directory / "work"),
+        )
+        return Plan.of(layers.resources, overlay)
+
+    def mount_rootfs(self, container: Container) -> Path:
+        """Mount the root file system and return where; once more is no error."""
+        self._reconciler.apply(f"rootfs:{container.id}", self.rootfs_plan(container))
+        return self.rootfs(container)
+
+    def unmount_rootfs(self, container: Container) -> None:
+        """Unmount it. Raises Conflict when something holds it."""
+        left = self._reconciler.remove(f"rootfs:{container.id}")
+        if left:
+            raise Conflict(
+                f"the root file system of container {container.name} is in use", why="; ".join(map(str, left))
+            )
+        self.rootfs(container).exists() and self.rootfs(container).rmdir()
+
+    # Network
+
+    def _network(self, container: Container, undo: ExitStack) -> tuple[str, list[Attachment]]:
+        if container.sandbox == "host":
+            return HOST, []
+        if container.sandbox == "container":
+            return f"/proc/{self._running(container.joined, 'network').state.pid}/ns/net", []
+        undo.callback(self._networks.sandbox_remove, container.id)
+        sandbox = self._networks.sandbox_create(container.id)
+        undo.callback(self._networks.detach_all, container.id)
+        return str(sandbox.path), self._attach(container, sandbox)
+
+    def _attach(self, container: Container, sandbox: Sandbox) -> list[Attachment]:
+        ref = self.ref(container)
+        ports = requested_ports(container.config, container.host_config)
+        return self._networks.attach_all(ref, sandbox, [(e.network, e.settings) for e in container.endpoints], ports)
+
+    def ref(self, container: Container) -> ContainerRef:
+        """Return how the network manager knows a container."""
+        return ContainerRef(
+            id=container.id, name=container.name, hostname=container.config.hostname, labels=container.config.labels
+        )
+
+    def _release_network(self, container: Container) -> None:
+        if container.sandbox == PRIVATE:
+            self._networks.detach_all(container.id)
+            self._networks.sandbox_remove(container.id)
+
+    def _namespace(self, container: Container, kind: str, mode: str) -> str:
+        if mode == HOST:
+            return HOST
+        if mode.startswith("container:"):
+            return f"/proc/{self._running(mode.removeprefix('container:'), kind).state.pid}/ns/{kind}"
+        return PRIVATE
+
+    def _running(self, ref: str, namespace: str) -> Container:
+        other = self._store.get(ref)
+        if not other.state.running:
+            raise Conflict(f"cannot join {namespace} of a non running container: {other.id}")
+        return other
+
+    # Mounts
+
+    def _mounts(self, container: Container, rootfs: Path, undo: ExitStack) -> list[Mount]:
+        undo.callback(self._release_volumes, container)
+        result = []
+        # Outer targets first, so that an inner one is not hidden by what is mounted over it later.
+        for mount in sorted(container.mounts, key=lambda m: m.target.count("/")):
+            if mount.type == "tmpfs":  # the runtime makes it anew at each start
+                continue
+            options = (
+                "rbind" if mount.recursive else "bind",
+                "ro" if mount.read_only else "rw",
+                mount.propagation or "rprivate",
+            )
+            result.append(Mount(target=mount.target, source=self._source(container, mount, rootfs), options=options))
+        return result
+
+    def _source(self, container: Container, mount: MountPoint, rootfs: Path) -> str:
+        if mount.type == "bind":
+            return mount.source
+        path = self._volumes.mount(mount.source, container.id)
+        if not mount.no_copy:
+            self._volumes.populate(mount.source, rootfs, mount.target)
+        return str(resolve_subpath(path, mount.subpath)) if mount.subpath else str(path)
+
+    def mount_source(self, mount: MountPoint) -> str:
+        """Return the host path that a mount shows, for inspect."""
+        return self._volumes.mountpoint(mount.source) if mount.type == "volume" else mount.source
+
+    def _release_volumes(self, container: Container) -> None:
+        for name in {m.source for m in container.mounts if m.type == "volume"}:
+            self._volumes.unmount(name, container.id)
+
+    # /etc
+
+    def _etc(self, container: Container, attachments: list[Attachment]) -> list[Mount]:
+        if container.sandbox == "container":
+            other = self.directory(self._store.get(container.joined))
+            paths = [other / name for name in ("hosts", "hostname", "resolv.conf")]
+        else:
+            paths = self._write_etc(container, attachments)
+        taken = {m.target for m in container.mounts}
+        mode = "ro" if container.host_config.readonly_rootfs else "rw"
+        return [
+            Mount(target=f"/etc/{path.name}", source=str(path), options=("rbind", mode, "rprivate"))
+            for path in paths
+            if path.exists() and f"/etc/{path.name}" not in taken
+        ]
+
+    def _write_etc(self, container: Container, attachments: list[Attachment]) -> list[Path]:
+        directory, config, host = self.directory(container), container.config, container.host_config
+        full = f"{config.hostname}.{config.domainname}" if config.domainname else ""
+        names = [n for n in (full, config.hostname) if n]
+        own = [(address.partition("/")[0], names) for a in attachments for address in a.addresses]
+        if container.sandbox == "host":
+            own = []
+        gateway = next((g for a in attachments for g in a.gateways), "127.0.0.1")
+        extra = [etc.parse_extra_host(value, gateway) for value in host.extra_hosts]
+        base = Path("/etc/hosts").read_text() if container.sandbox == "host" else None
+        resolv = etc.resolv_conf(
+            Path("/etc/resolv.conf").read_text() if Path("/etc/resolv.conf").exists() else "",
+            servers=host.dns,
+            search=host.dns_search,
+            options=host.dns_options,
+            own_loopback=container.sandbox != "host",
+        )
+        return [
+            etc.write(directory, "hosts", etc.hosts(own, extra, base=base)),
+            etc.write(directory, "hostname", (config.hostname or socket.gethostname()) + "\n"),
+            etc.write(directory, "resolv.conf", resolv),
+        ]

@@ -1,0 +1,121 @@
+"""The filters of `ps` and `prune`, as the Docker Engine API defines them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+from engine.container.record import Container
+from engine.container.views import seconds_of
+from engine.spec.errors import InvalidParameter, NotFound
+
+Filters = Mapping[str, Sequence[str]]
+STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_time(value: str) -> float:
+    """Return seconds since the epoch of a Unix time, an RFC 3339 time or a duration back from now (`1h30m`).
+
+    Raises InvalidParameter.
+    """
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    parts = _DURATION.findall(value)
+    if parts and "".join(n + unit for n, unit in parts) == value:
+        return time.time() - sum(float(n) * _SECONDS[unit] for n, unit in parts)
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except ValueError as err:
+        raise InvalidParameter(
+            f"invalid time {value!r}", hint="Use a Unix time, RFC 3339 or a duration like 10m."
+        ) from err
+
+
+def has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    """Return whether there is a label `name` or `name=value`."""
+    name, separator, value = wanted.partition("=")
+    return name in labels and (not separator or labels[name] == value)
+
+
+def known(filters: Filters, names: Iterable[str]) -> None:
+    """Raise InvalidParameter for a filter that is none of `names`."""
+    for name in filters:
+        if name not in names:
+            raise InvalidParameter(f"invalid filter {name!r}", hint=f"Known: {', '.join(sorted(names))}.")
+
+
+class ContainerFilter:
+    """A test of containers made from filters: values of one filter are alternatives, but labels must all be there."""
+
+    def __init__(
+        self,
+        filters: Filters,
+        *,
+        find: Callable[[str], Container],
+        networks_of: Callable[[Container], Iterable[str]],
+        image_matches: Callable[[str, Container], bool],
+    ) -> None:
+        """Raises InvalidParameter for an unknown filter or a malformed value."""
+        self._tests: dict[str, Callable[[Container, str], bool]] = {
+            "id": lambda c, v: c.id.startswith(v),
+            "name": lambda c, v: re.search(v, f"/{c.name}") is not None,
+            "status": lambda c, v: c.state.status == v,
+            "exited": lambda c, v: c.state.status == "exited" and c.state.exit_code == int(v),
+            "label": lambda c, v: has_label(c.config.labels, v),
+            "ancestor": lambda c, v: image_matches(v, c),
+            "network": lambda c, v: v in networks_of(c),
+            "volume": lambda c, v: any(v in (m.source, m.target) for m in c.mounts),
+            "publish": lambda c, v: _has_port(c.host_config.port_bindings, v),
+            "expose": lambda c, v: _has_port(c.config.exposed_ports, v),
+            "before": lambda c, v: c.created < find(v).created,
+            "since": lambda c, v: c.created > find(v).created,
+            "is-task": lambda c, v: v.lower() in ("0", "false"),
+            "health": lambda c, v: v == "none",
+        }
+        known(filters, self._tests)
+        for value in filters.get("status", ()):
+            if value not in STATUSES:
+                raise InvalidParameter(f"invalid filter 'status={value}'", hint=f"Known: {', '.join(STATUSES)}.")
+        for value in filters.get("exited", ()):
+            if not value.lstrip("-").isdecimal():
+                raise InvalidParameter(f"invalid filter 'exited={value}'", hint="Expected an exit code.")
+        for value in filters.get("name", ()):
+            try:
+                re.compile(value)
+            except re.error as err:
+                raise InvalidParameter(f"invalid filter 'name={value}'", why=str(err)) from err
+        self._filters = filters
+        self.shows_ended = bool(filters.keys() & {"status", "exited"})
+
+    def __call__(self, container: Container) -> bool:
+        """Return whether a container passes."""
+        for name, values in self._filters.items():
+            every = all if name == "label" else any
+            try:
+                if not every(self._tests[name](container, value) for value in values):
+                    return False
+            except NotFound:
+                return False
+        return True
+
+
+def prune_matches(container: Container, filters: Filters) -> bool:
+    """Return whether `prune` takes a container. Raises InvalidParameter for unknown filters."""
+    known(filters, ("until", "label", "label!"))
+    labels = container.config.labels
+    return (
+        all(has_label(labels, v) for v in filters.get("label", ()))
+        and not any(has_label(labels, v) for v in filters.get("label!", ()))
+        and all(seconds_of(container.created) < parse_time(v) for v in filters.get("until", ()))
+    )
+
+
+def _has_port(ports: Mapping[str, object], wanted: str) -> bool:
+    port, _, protocol = wanted.partition("/")
+    return f"{port}/{protocol or 'tcp'}" in ports or (not protocol and f"{port}/udp" in ports)

@@ -1,0 +1,504 @@
+"""Containers: the operations of the API, on records, lives and files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from engine.container.attachments import Attachment
+from engine.container.config import CreateRequest, HostConfig, RestartPolicy
+from engine.container.creation import Creation, signal_number
+from engine.container.environment import Environment
+from engine.container.execs import Execs
+from engine.container.filters import ContainerFilter, Filters, prune_matches
+from engine.container.launch import resources
+from engine.container.lifecycle import Lifecycle
+from engine.container.logs import ContainerLogs, LogQuery
+from engine.container.naming import check_name
+from engine.container.record import Container, Endpoint
+from engine.container.restart import check_policy
+from engine.container.store import ContainerStore
+from engine.container.views import JsonObject, inspection, mount_json, network_settings, summary
+from engine.container.waiters import ExitResult
+from engine.events import EventBus
+from engine.image.manager import ImageManager
+from engine.network.manager import NetworkManager
+from engine.runtime.conmon import Conmon, resize
+from engine.runtime.resources import linux_resources
+from engine.runtime.stats import empty_stats, read_stats
+from engine.runtime.top import top
+from engine.spec.errors import Conflict, DeadlineExceeded, EngineError, InvalidParameter
+from engine.volume.manager import VolumeManager
+
+STOP_TIMEOUT = 10
+"""Seconds between the stop signal and SIGKILL, as Docker's."""
+KILL_SECONDS = 20.0
+"""How long the end of a killed container is waited for."""
+
+
+class ContainerManager:
+    """All containers of one engine. Methods may be called from any thread; see `engine.api.services` for each."""
+
+    def __init__(
+        self,
+        store: ContainerStore,
+        creation: Creation,
+        environment: Environment,
+        conmon: Conmon,
+        images: ImageManager,
+        networks: NetworkManager,
+        volumes: VolumeManager,
+        events: EventBus,
+    ) -> None:
+        self._store = store
+        self._creation = creation
+        self._environment = environment
+        self._conmon = conmon
+        self._images = images
+        self._networks = networks
+        self._volumes = volumes
+        self._events = events
+        self._lifecycle = Lifecycle(store, environment, conmon, events, self._delete)
+        self._execs = Execs(conmon, events)
+
+    # Existence
+
+    def create(self, config: JsonObject, name: str, platform: str = "") -> tuple[str, list[str]]:
+        """Create a container from the API's body; return its id and warnings."""
+        container, warnings = self._creation.build(CreateRequest.parse(config), name)
+        try:
+            self._environment.make_directories(container)
+            self._store.add(container)
+        except Exception:
+            self._environment.remove_directories(container)
+            self._remove_anonymous_volumes(container)
+            raise
+        self._emit(container, "create")
+        return container.id, warnings
+
+    def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove a container; `force` ends it first; `volumes` takes its anonymous volumes along."""
+        container = self._store.get(ref)
+        if container.state.running:
+            if not force:
+                raise Conflict(
+                    f"You cannot remove a running container {container.id}",
+                    hint="Stop the container before attempting removal or force remove.",
+                )
+            self._kill_and_wait(container)
+        with self._store.lock(container):
+            if not self._store.exists(container):
+                return  # --rm was quicker
+            self._lifecycle.give_up_restart(container)
+            if container.state.running:
+                raise Conflict(f"container {container.name} was started again meanwhile")
+            self._delete(container, volumes=volumes)
+
+    def _delete(self, container: Container, *, volumes: bool | None = None) -> None:
+        """Delete an ended container. The row goes last, so that an interrupted removal is finished by the next daemon."""
+        take_volumes = container.host_config.auto_remove if volumes is None else volumes
+        if container.state.status == "removing" or self._environment.rootfs(container).exists():
+            self._lifecycle.unwind(container)
+        container.state.status = "removing"
+        self._environment.remove_directories(container)
+        self._store.delete(container)
+        self._execs.forget(container)
+        if take_volumes:
+            self._remove_anonymous_volumes(container)
+        self._emit(container, "destroy")
+        self._lifecycle.waiters.removed(container.id, ExitResult(container.state.exit_code))
+        self._lifecycle.attachments.fail(container.id, Conflict(f"container {container.name} was removed"))
+
+    def _remove_anonymous_volumes(self, container: Container) -> None:
+        for mount in container.mounts:
+            if mount.anonymous and not self._volumes.users(mount.source):
+                self._volumes.remove(mount.source)
+
+    def prune(self, filters: Filters) -> JsonObject:
+        """Remove all that do not run."""
+        deleted: list[str] = []
+        freed = 0
+        for container in self._store.all():
+            if container.state.running or not prune_matches(container, filters):
+                continue
+            size = self._size(container)
+            try:
+                self.remove(container.id)
+            except Conflict:
+                continue  # started or removed meanwhile
+            deleted.append(container.id)
+            freed += size
+        return {"ContainersDeleted": deleted, "SpaceReclaimed": freed}
+
+    def rename(self, ref: str, name: str) -> None:
+        """Give a container another name."""
+        container = self._store.get(ref)
+        with self._store.lock(container):
+            old = container.name
+            self._store.rename(container, check_name(name))
+            self._networks.rename(container.id, container.name)
+        self._events.emit("container", "rename", container.id, {**container.attributes(), "oldName": f"/{old}"})
+
+    # Life
+
+    def start(self, ref: str) -> bool:
+        """Start a container; False if it runs already."""
+        return self._lifecycle.start(self._store.get(ref))
+
+    def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> bool:
+        """Stop a container; False if it does not run."""
+        container = self._store.get(ref)
+        with self._store.lock(container):
+            self._lifecycle.give_up_restart(container)
+            if not container.state.running:
+                return False
+            if container.state.status == "paused":
+                self._unpause(container)
+            container.state.stopped_by_hand = True
+            self._store.save(container)
+            ended = self._lifecycle.when_ended(container)
+            number = signal_number(signal or container.config.stop_signal)
+            self._signal(container, number)
+        if timeout is None:
+            timeout = STOP_TIMEOUT if container.config.stop_timeout is None else container.config.stop_timeout
+        try:
+            ended.result(None if timeout < 0 else timeout)
+        except TimeoutError:
+            self._kill_and_wait(container)
+        with self._store.lock(container):  # until the end has been handled
+            self._emit(container, "stop")
+        return True
+
+    def restart(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
+        """Stop a container if it runs, then start it."""
+        container = self._store.get(ref)
+        self.stop(container.id, timeout=timeout, signal=signal)
+        self._lifecycle.start(container)
+        self._emit(container, "restart")
+
+    def kill(self, ref: str, signal: str = "") -> None:
+        """Send a signal; SIGKILL if none is given."""
+        container = self._store.get(ref)
+        number = signal_number(signal or "KILL")
+        with self._store.lock(container):
+            if not container.state.running:
+                raise Conflict(f"Cannot kill container: {ref}: container {container.id} is not running")
+            if number in (signal_number("KILL"), signal_number(container.config.stop_signal)):
+                container.state.stopped_by_hand = True
+                self._store.save(container)
+            if container.state.status == "paused" and number == signal_number("KILL"):
+                self._unpause(container)
+            self._signal(container, number)
+        self._events.emit("container", "kill", container.id, {**container.attributes(), "signal": str(number)})
+
+    def _signal(self, container: Container, number: int) -> None:
+        try:
+            self._conmon.runtime.kill(container.id, number)
+        except EngineError:
+            if container.state.running and self._conmon.pidfd(self._conmon.bundle(container.id)) is not None:
+                raise
+
+    def _kill_and_wait(self, container: Container) -> None:
+        with self._store.lock(container):
+            self._lifecycle.give_up_restart(container)
+            if not container.state.running:
+                return
+            if container.state.status == "paused":
+                self._unpause(container)
+            container.state.stopped_by_hand = True
+            ended = self._lifecycle.when_ended(container)
+            self._signal(container, signal.SIGKILL)
+        try:
+            ended.result(KILL_SECONDS)
+        except TimeoutError as err:
+            raise DeadlineExceeded(
+                f"container {container.name} did not end", why=f"SIGKILL was sent {KILL_SECONDS:.0f} s ago"
+            ) from err
+
+    def pause(self, ref: str) -> None:
+        """Freeze a container."""
+        container = self._store.get(ref)
+        with self._store.lock(container):
+            if container.state.status == "paused":
+                raise Conflict(f"Container {container.id} is already paused")
+            if not container.state.running:
+                raise Conflict(f"Container {container.id} is not running")
+            self._conmon.runtime.pause(container.id)
+            container.state.status = "paused"
+            self._store.save(container)
+        self._emit(container, "pause")
+
+    def unpause(self, ref: str) -> None:
+        """Thaw a container."""
+        container = self._store.get(ref)
+        with self._store.lock(container):
+            if container.state.status != "paused":
+                raise Conflict(f"Container {container.id} is not paused")
+            self._unpause(container)
+        self._emit(container, "unpause")
+
+    def _unpause(self, container: Container) -> None:
+        self._conmon.runtime.resume(container.id)
+        container.state.status = "running"
+        self._store.save(container)
+
+    def wait(self, ref: str, condition: str) -> Future[ExitResult]:
+        """Return a future of the end."""
+        container = self._store.get(ref)
+        with self._store.lock(container):
+            return self._lifecycle.waiters.wait(container, condition)
+
+    def update(self, ref: str, config: JsonObject) -> list[str]:
+        """Change limits and the restart policy."""
+        container = self._store.get(ref)
+        with self._store.lock(container):
+            # Zero means "as it was" here, so only what is given and not zero is merged.
+            given = {k: v for k, v in config.items() if v not in (None, 0, "", [], {})}
+            host = HostConfig.model_validate(container.host_config.docker() | given)
+            policy = RestartPolicy.model_validate(
+                given.get("RestartPolicy", container.host_config.restart_policy.docker())
+            )
+            check_policy(policy.name, policy.maximum_retry_count, auto_remove=host.auto_remove)
+            limits = resources(host)
+            if container.state.running and given.keys() - {"RestartPolicy"}:
+                self._conmon.runtime.update(container.id, linux_resources(limits))
+            container.host_config = host
+            self._store.save(container)
+        self._emit(container, "update")
+        return []
+
+    # Streams
+
+    def resize(self, ref: str, height: int, width: int) -> None:
+        """Set the size of the terminal; before the start, the first size."""
+        container = self._store.get(ref)
+        if not container.config.tty:
+            raise Conflict(f"container {container.name} has no terminal")
+        if container.state.running:
+            resize(self._conmon.bundle(container.id), height, width)
+        elif container.state.status == "created":
+            container.host_config.console_size = (height, width)
+        else:
+            raise Conflict(f"Container {container.id} is not running")
+
+    def attach(self, ref: str) -> Attachment:
+        """Ask for the streams."""
+        container = self._store.get(ref)
+        with self._store.lock(container):
+            if container.state.status == "paused":
+                raise Conflict(f"Container {container.id} is paused, unpause the container before attach.")
+            self._emit(container, "attach")
+            return self._lifecycle.attachments.ask(container)
+
+    def logs(
+        self,
+        ref: str,
+        *,
+        stdout: bool,
+        stderr: bool,
+        since: float = 0.0,
+        until: float = 0.0,
+        tail: int | None = None,
+        timestamps: bool = False,
+        details: bool = False,
+        follow: bool = False,
+    ) -> ContainerLogs:
+        """Read the log."""
+        container = self._store.get(ref)
+        if container.host_config.log_config.type == "none":
+            raise InvalidParameter("configured logging driver does not support reading")
+        ended = self._conmon.pidfd(self._conmon.bundle(container.id)) if container.state.running else None
+        query = LogQuery(stdout, stderr, since, until, tail, timestamps, follow)
+        return ContainerLogs(self._environment.log_path(container), query, tty=container.config.tty, ended=ended)
+
+    def exec_create(self, ref: str, config: JsonObject) -> str:
+        """Prepare an exec."""
+        return self._execs.create(self._store.get(ref), config)
+
+    def exec_start(
+        self, id: str, *, detach: bool, tty: bool, console_size: tuple[int, int] | None = None
+    ) -> socket.socket | None:
+        """Run an exec."""
+        return self._execs.start(id, detach=detach, tty=tty, console_size=console_size)
+
+    def exec_resize(self, id: str, height: int, width: int) -> None:
+        """Set the size of an exec's terminal."""
+        self._execs.resize(id, height, width)
+
+    def exec_inspect(self, id: str) -> JsonObject:
+        """Return an exec's inspection."""
+        return self._execs.inspect(id)
+
+    # Views
+
+    def inspect(self, ref: str, *, size: bool = False) -> JsonObject:
+        """Return the API's inspection."""
+        container = self._store.get(ref)
+        result = inspection(
+            container,
+            directory=self._environment.directory(container),
+            rootfs=self._environment.rootfs(container),
+            mounts=self._mounts_json(container),
+            networks=network_settings(
+                self._networks_json(container),
+                self._ports(container),
+                self._networks.sandbox_path(container.id) if container.state.running else "",
+                container.id,
+            ),
+            execs=self._execs.of(container),
+        )
+        if size:
+            result |= self._sizes(container)
+        return result
+
+    def list(self, *, all: bool = False, limit: int = 0, size: bool = False, filters: Filters) -> list[JsonObject]:
+        """Return the API's summaries, newest first."""
+        passes = ContainerFilter(
+            filters, find=self._store.get, networks_of=self._network_names, image_matches=self._image_matches
+        )
+        shows_ended = all or limit > 0 or passes.shows_ended
+        chosen = [c for c in self._store.all() if (shows_ended or c.state.running) and passes(c)]
+        return [self._summary(c, size=size) for c in (chosen[:limit] if limit > 0 else chosen)]
+
+    def _summary(self, container: Container, *, size: bool) -> JsonObject:
+        result = summary(
+            container,
+            mounts=self._mounts_json(container),
+            networks=self._networks_json(container),
+            ports=self._ports(container),
+        )
+        return result | self._sizes(container) if size else result
+
+    def _mounts_json(self, container: Container) -> list[JsonObject]:
+        return [mount_json(m, self._environment.mount_source(m)) for m in container.mounts]
+
+    def _network_names(self, container: Container) -> Iterable[str]:
+        for endpoint in container.endpoints:
+            record = self._networks.find(endpoint.network)
+            yield from () if record is None else (record.id, record.name)
+
+    def _networks_json(self, container: Container) -> dict[str, JsonObject]:
+        wishes = {e.network: e.settings for e in container.endpoints}
+        if container.sandbox == "host":
+            record = self._networks.get(container.host_config.network_mode)
+            return {record.name: self._networks.endpoint_json(record, None, {})}
+        attached = {a.network_id: a for a in self._networks.attachments(container.id)}
+        result: dict[str, JsonObject] = {}
+        for id, wish in wishes.items():
+            record_of = self._networks.find(id)
+            if record_of is not None:
+                result[record_of.name] = self._networks.endpoint_json(record_of, attached.get(id), wish.docker())
+        return result
+
+    def _ports(self, container: Container) -> Mapping[str, Any]:
+        published = self._networks.published(container.id) if container.state.running else {}
+        exposed: dict[str, Any] = dict.fromkeys(container.config.exposed_ports)
+        return exposed | dict.fromkeys(container.host_config.port_bindings) | published
+
+    def _image_matches(self, ref: str, container: Container) -> bool:
+        return ref == container.image_ref or self._images.resolve(ref).id == container.image_id
+
+    def _size(self, container: Container) -> int:
+        return sum(
+            os.lstat(os.path.join(parent, name)).st_size
+            for parent, _, names in os.walk(self._environment.upper(container))
+            for name in names
+        )
+
+    def _sizes(self, container: Container) -> JsonObject:
+        changed = self._size(container)
+        image = self._images.find(container.image_id)
+        return {"SizeRw": changed, "SizeRootFs": changed + (image.size if image else 0)}
+
+    def top(self, ref: str, ps_args: str = "") -> JsonObject:
+        """Return the processes."""
+        container = self._running(ref)
+        listing = top(self._cgroup(container), ps_args or "-ef")
+        return {"Titles": list(listing.titles), "Processes": [list(row) for row in listing.processes]}
+
+    def stats(self, ref: str) -> JsonObject:
+        """Return one sample."""
+        container = self._store.get(ref)
+        base = {"id": container.id, "name": f"/{container.name}"}
+        if not container.state.running:
+            return empty_stats() | base
+        return read_stats(self._cgroup(container), container.state.pid) | base
+
+    def _cgroup(self, container: Container) -> str:
+        return str(self._conmon.bundle(container.id).read_config()["linux"]["cgroupsPath"])
+
+    def _running(self, ref: str) -> Container:
+        container = self._store.get(ref)
+        if not container.state.running:
+            raise Conflict(f"Container {container.id} is not running")
+        return container
+
+    # Networks
+
+    def connect(self, network: str, ref: str, endpoint: Endpoint) -> None:
+        """Attach a container to a network: at once if it runs, else when it starts."""
+        container = self._store.get(ref)
+        record = self._networks.get(network)
+        with self._store.lock(container):
+            if container.sandbox != "private" or self._networks.caps(record).sandbox == "host":
+                raise InvalidParameter(
+                    f"container {container.name} cannot be connected to network {record.name}",
+                    why="one of them shares the network of the host or of another container",
+                )
+            if any(e.network == record.id for e in container.endpoints):
+                raise Conflict(f"container {container.name} is already connected to network {record.name}")
+            endpoint = Endpoint(network=record.id, settings=endpoint.settings)
+            container.endpoints.append(endpoint)
+            try:
+                if container.state.running:
+                    self._networks.connect(self._environment.ref(container), record.id, endpoint.settings)
+                self._store.save(container)
+            except Exception:
+                container.endpoints.remove(endpoint)
+                raise
+
+    def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
+        """Detach a container from a network."""
+        container = self._store.get(ref)
+        record = self._networks.get(network)
+        with self._store.lock(container):
+            remaining = [e for e in container.endpoints if e.network != record.id]
+            if len(remaining) == len(container.endpoints):
+                raise Conflict(f"container {container.name} is not connected to network {record.name}")
+            if container.state.running:
+                self._networks.disconnect(container.id, record.id)
+            container.endpoints = remaining
+            self._store.save(container)
+
+    # For other managers and the composition root
+
+    def users_of_image(self, image_id: str) -> list[tuple[str, bool]]:
+        """Return (name, runs) of the containers made from an image."""
+        return [(c.name, c.state.running) for c in self._store.all() if c.image_id == image_id]
+
+    def count(self) -> dict[str, int]:
+        """Return how many containers there are by status."""
+        result: dict[str, int] = {}
+        for container in self._store.all():
+            result[container.state.status] = result.get(container.state.status, 0) + 1
+        return result
+
+    def restore(self) -> list[str]:
+        """First half of a daemon's start: find what runs; see `Lifecycle.restore`."""
+        return self._lifecycle.restore()
+
+    def resume(self, living: list[str]) -> None:
+        """Second half: see `Lifecycle.resume`."""
+        self._lifecycle.resume(living)
+
+    def close(self) -> None:
+        """Stop watching; the containers go on."""
+        self._lifecycle.close()
+        self._execs.close()
+
+    def _emit(self, container: Container, action: str) -> None:
+        self._events.emit("container", action, container.id, container.attributes())
