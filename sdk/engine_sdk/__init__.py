@@ -44,6 +44,7 @@ from engine.spec.links import (
     Veth,
     Vlan,
     Vxlan,
+    default_route,
 )
 from engine.spec.mounts import (
     AbsolutePath,
@@ -60,6 +61,7 @@ from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, Networ
 from engine.spec.options import (
     NetworkOptions,
     Options,
+    OwnLink,
     ParentLink,
     StorageOptions,
     VolumeOptions,
@@ -134,6 +136,7 @@ __all__ = [
     "ObjectName",
     "Options",
     "OverlayMount",
+    "OwnLink",
     "ParentLink",
     "Peer",
     "Plan",
@@ -165,6 +168,7 @@ __all__ = [
     "VolumeOptions",
     "VolumePlan",
     "Vxlan",
+    "default_route",
     "field_validator",
     "hookimpl",
     "model_validator",

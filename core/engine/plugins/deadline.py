@@ -1,7 +1,7 @@
 """Calls that must end in time: other people's code runs on a worker thread, and a hung one is left behind.
 
-A thread of Python cannot be killed. So the caller goes on when the time is up, and the worker ends itself if its call ever
-returns. Handing a call to an idle worker and back costs about 20 microseconds.
+A thread of Python cannot be killed. So the caller goes on when the time is up, and the worker ends itself if its call
+ever returns. Handing a call to an idle worker and back costs about 20 microseconds.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ class Plugins:
     def rescan(self) -> None:
         """Look for drivers that were installed since. What is loaded stays as it is."""
         importlib.invalidate_caches()
-        installed = [(group, point) for group in (*SPECS, PLUGINS_GROUP) for point in entry_points(group=group)]
+        everything = entry_points()
+        installed = [(group, point) for group in (*SPECS, PLUGINS_GROUP) for point in everything.select(group=group)]
         found: dict[tuple[str, str], list[Entry]] = {}
         with self._lock:
             known = {_identity(e): e for entries in self._entries.values() for e in entries}
@@ -296,8 +297,13 @@ class Plugins:
         except Exception as err:
             raise self._fault(plugin, hook, err) from err
 
+    @property
+    def edits_oci_spec(self) -> bool:
+        """Whether any plugin wants to see OCI specifications: else nobody need build one for them."""
+        return any(hasattr(p.instance, "edit_oci_spec") for p in self._plugins())
+
     def emit(self, event: Event) -> None:
-        """Hand an event to all plugins that listen. A failure is logged, and harms neither the others nor the caller."""
+        """Hand an event to all plugins that listen. A failure is logged, and harms neither the others nor us."""
         for plugin in self._plugins():
             if hasattr(plugin.instance, "engine_event"):
                 try:

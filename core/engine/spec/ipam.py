@@ -22,6 +22,8 @@ IpamOptionsT = TypeVar("IpamOptionsT", bound=Options, default=Options)
 class PoolRequest(Frozen):
     """What a network asks for: all fields may be empty."""
 
+    key: str = ""
+    """Stable name of the network: a pool may be derived from it."""
     family: int = Field(default=4)
     """4 or 6."""
     subnet: Prefix | None = None

@@ -17,6 +17,9 @@ from engine.spec.values import IfName, InterfaceAddress, IpAddress, Mac, Prefix,
 PHASE_EXTERN, PHASE_POLICY, PHASE_LINK, PHASE_SYSCTL, PHASE_PORT = 0, 5, 10, 15, 20
 PHASE_ADDRESS, PHASE_ROUTE, PHASE_NEIGHBOUR, PHASE_QUEUE, PHASE_EXPOSE = 30, 50, 60, 70, 90
 
+FLOOD_MAC = "00:00:00:00:00:00"
+"""In a forwarding table of a tunnel: frames that no other entry takes."""
+
 
 def link_key(ns: Ns, name: str) -> Key:
     """Return the key of the link of that name, whatever its kind."""
@@ -75,6 +78,10 @@ class Veth(Link):
     peer_mtu: int | None = Field(default=None, ge=68, le=65535)
     peer_up: bool = True
 
+    def provides(self) -> tuple[Key, ...]:
+        """Both ends."""
+        return (self.key, link_key(self.peer_ns, self.peer))
+
 
 class Macvlan(Link):
     """A link with a MAC address of its own on a host link (`parent`)."""
@@ -86,6 +93,10 @@ class Macvlan(Link):
     def requires(self) -> Iterable[Key]:
         """A child needs its parent, which is always on the host."""
         return (link_key("host", self.parent), *super().requires())
+
+    def provides(self) -> tuple[Key, ...]:
+        """The link, and with `passthru` the whole parent: the kernel lets it have one such child."""
+        return (self.key, ("passthru", "host", self.parent)) if self.mode == "passthru" else (self.key,)
 
 
 class Ipvlan(Link):
@@ -125,6 +136,10 @@ class Vxlan(Link):
     local: IpAddress | None = None
     port: int = Field(default=4789, ge=1, le=65535)
 
+    def provides(self) -> tuple[Key, ...]:
+        """The link, and the identifier: the kernel takes each only once for a UDP port."""
+        return (self.key, ("vni", "host", str(self.port), str(self.vni)))
+
 
 class Dummy(Link):
     """A link that drops what is sent; carries addresses."""
@@ -140,6 +155,8 @@ class Ifb(Link):
 
 class _OnLink(Resource):
     """Base of what hangs on a link: it needs the link, and goes with it."""
+
+    ANCHORED: ClassVar[bool] = True
 
     ns: Ns = "sandbox"
     link: IfName
@@ -185,6 +202,7 @@ class Route(Resource):
     FAMILY: ClassVar[str] = "route"
     ID: ClassVar[tuple[str, ...]] = ("destination", "metric")
     MUTABLE: ClassVar[frozenset[str]] = frozenset({"via", "link"})
+    ANCHORED: ClassVar[bool] = True
 
     kind: Literal["route"] = "route"
     ns: Ns = "sandbox"
@@ -207,6 +225,11 @@ class Route(Resource):
     def requires(self) -> Iterable[Key]:
         """A route needs its link."""
         return (link_key(self.ns, self.link),) if self.link else ()
+
+
+def default_route(link: str, via: str, *, ns: Ns = "sandbox") -> Route:
+    """Return the default route through a gateway, of its family."""
+    return Route(ns=ns, link=link, via=via, destination="::/0" if bits_of(via) == 128 else "0.0.0.0/0")
 
 
 class Neighbour(_OnLink):
@@ -237,6 +260,11 @@ class ForwardingEntry(_OnLink):
     dst: IpAddress | None = None
     table: Literal["self", "master"] = "self"
 
+    @property
+    def key(self) -> Key:
+        """A flood entry (all zeros) has one copy for each tunnel end; any other MAC address is at one place."""
+        return (*super().key, self.dst or "") if self.mac == FLOOD_MAC else super().key
+
 
 class Sysctl(Resource):
     """A kernel parameter below `net.`; `link` fills the place of `{link}` in the name, so that the link is known.
@@ -249,6 +277,7 @@ class Sysctl(Resource):
     ID: ClassVar[tuple[str, ...]] = ("name", "link")
     MUTABLE: ClassVar[frozenset[str]] = frozenset({"value"})
     SCOPE: ClassVar[Scope] = "set-only"
+    ANCHORED: ClassVar[bool] = True
 
     kind: Literal["sysctl"] = "sysctl"
     ns: Ns = "sandbox"

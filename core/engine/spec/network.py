@@ -49,6 +49,8 @@ class NetworkCaps(Frozen):
     only what the operator gives (and the first address stays free for the router that is out there)."""
     scope: Literal["local", "global"] = "local"
     """"global": the network spans hosts, and the core hands in peers."""
+    alone: bool = False
+    """A container on such a network can be on no other one."""
     max_networks: int | None = None
     """How many networks of this driver may exist: 1 for `host` and `none`."""
 
@@ -58,6 +60,11 @@ class Subnet(Frozen):
 
     prefix: Prefix
     gateway: IpAddress | None = None
+
+    @property
+    def gateway_address(self) -> str | None:
+        """The gateway with the subnet's length, as an address of the link that is the gateway."""
+        return f"{self.gateway}/{self.prefix.partition('/')[2]}" if self.gateway else None
 
 
 class LinkFact(Frozen):

@@ -51,14 +51,29 @@ class ParentSelector:
 ParentLink = Annotated[str, ParentSelector()]
 """Type of an option that names a host link; see `ParentSelector`. Its link is `network.links[OPTION]`."""
 
+
+class OwnLinkName:
+    """Marks an option that names the network's own host link: the core checks it, and gives it as `network.ifname`."""
+
+
+OwnLink = Annotated[str, OwnLinkName()]
+"""Type of an option with which the operator chooses the name of the network's own host link; "" leaves it to us."""
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def parent_fields(model: type[Options]) -> tuple[str, ...]:
     """Return the names of the options that select host links."""
-    return tuple(
-        name for name, f in model.model_fields.items() if any(isinstance(m, ParentSelector) for m in f.metadata)
-    )
+    return _marked(model, ParentSelector)
+
+
+def own_link_fields(model: type[Options]) -> tuple[str, ...]:
+    """Return the names of the options that name the network's own host link."""
+    return _marked(model, OwnLinkName)
+
+
+def _marked(model: type[Options], marker: type) -> tuple[str, ...]:
+    return tuple(name for name, f in model.model_fields.items() if any(isinstance(m, marker) for m in f.metadata))
 
 
 def _spellings(name: str, alias: object) -> list[str]:

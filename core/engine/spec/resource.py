@@ -53,6 +53,8 @@ class Resource(Frozen):
     """Fields that can be changed in place; a difference in any other means replacing the thing."""
     LIFE: ClassVar[Life] = "session"
     SCOPE: ClassVar[Scope] = "exclusive"
+    ANCHORED: ClassVar[bool] = False
+    """It goes by itself when a link that it requires goes, and has to be made again with that link."""
 
     kind: str
     v: int = 1
@@ -80,6 +82,10 @@ class Resource(Frozen):
     def requires(self) -> Iterable[Key]:
         """Return the keys of what must exist before this: derived from names, never written by an author."""
         return ()
+
+    def provides(self) -> tuple[Key, ...]:
+        """Return every key that this occupies: its own, and of what comes with it (the other end of a pair)."""
+        return (self.key,)
 
 
 class Opaque(Resource):

@@ -1,0 +1,67 @@
+"""`macvlan`: each container has a MAC address of its own on a host link's wire."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices
+
+from engine_sdk import (
+    Address,
+    Endpoint,
+    Extern,
+    Field,
+    InvalidParameter,
+    Macvlan,
+    Network,
+    NetworkCaps,
+    NetworkDriver,
+    NetworkOptions,
+    ParentLink,
+    Plan,
+    default_route,
+)
+
+
+class MacvlanOptions(NetworkOptions):
+    """Docker's names of these options are understood as well."""
+
+    parent: ParentLink = Field(
+        default="default-route",
+        description="Host link whose wire the containers join: a name, mac:ADDRESS, or default-route",
+    )
+    mode: Literal["bridge", "private", "vepa", "passthru"] = Field(
+        default="bridge",
+        validation_alias=AliasChoices("mode", "macvlan_mode"),
+        description="Whether containers on one parent reach each other (bridge), do not (private), or do through an"
+        " external switch (vepa); passthru gives the whole parent to one container",
+    )
+
+
+class MacvlanDriver(NetworkDriver[MacvlanOptions]):
+    """Give each container its own MAC address on a host link, as a machine of its own on that wire."""
+
+    caps = NetworkCaps(shares_wire=True)
+
+    def network_plan(self, network: Network[MacvlanOptions]) -> Plan:
+        """The parent must be there; it is not ours."""
+        parent, mtu = network.link("parent"), network.options.mtu
+        if mtu and parent.mtu and mtu > parent.mtu:
+            raise InvalidParameter(f"mtu {mtu} is larger than the parent's: {parent.name} has {parent.mtu}")
+        return Plan.of(Extern(name=parent.name))
+
+    def endpoint_plan(self, network: Network[MacvlanOptions], endpoint: Endpoint) -> Plan:
+        """A link inside the container, on the parent."""
+        parent = network.link("parent")
+        return Plan.of(
+            Macvlan(
+                name=endpoint.ifname,
+                ns="sandbox",
+                parent=parent.name,
+                mode=network.options.mode,
+                mac=endpoint.mac,
+                mtu=network.options.mtu or parent.mtu,
+            ),
+            (Address(link=endpoint.ifname, address=address) for address in endpoint.addresses),
+            (default_route(endpoint.ifname, gateway) for gateway in endpoint.gateways),
+        )

@@ -1,0 +1,99 @@
+"""The plans of the shipped network drivers, as values."""
+
+import pytest
+
+from engine.spec.errors import InvalidParameter
+from engine.spec.links import Address, Bridge, BridgePort, Extern, Macvlan, Masquerade, Route, Segment, Sysctl, Veth
+from engine.spec.network import Endpoint, LinkFact, Network, Subnet
+from engine.spec.options import own_link_fields, parent_fields, parse_options
+from engine.spec.resource import Plan
+from engine_drivers.network.bridge import BridgeDriver, BridgeOptions
+from engine_drivers.network.host import HostDriver
+from engine_drivers.network.macvlan import MacvlanDriver, MacvlanOptions
+from engine_drivers.network.none import NoneDriver
+
+SUBNETS = (Subnet(prefix="10.0.0.0/24", gateway="10.0.0.1"), Subnet(prefix="fd00::/64", gateway="fd00::1"))
+ENDPOINT = Endpoint(
+    id="cd" * 32,
+    ifname="eth0",
+    host_ifname="v123",
+    mac="02:42:00:00:00:02",
+    addresses=("10.0.0.2/24", "fd00::2/64"),
+    gateways=("10.0.0.1", "fd00::1"),
+)
+
+
+def network(options, **fields):
+    return Network(
+        id="ab" * 32, name="n", driver="d", options=options, mac="02:42:00:00:00:01", ifname="br-1",
+        **{"subnets": SUBNETS} | fields,
+    )  # fmt: skip
+
+
+def test_bridge():
+    net = network(BridgeOptions())
+    assert BridgeDriver().network_plan(net) == Plan.of(
+        Bridge(name="br-1", mac="02:42:00:00:00:01", mtu=1500),
+        Segment(link="br-1"),
+        Address(ns="host", link="br-1", address="10.0.0.1/24"),
+        Sysctl(ns="host", name="net.ipv4.ip_forward", value="1"),
+        Masquerade(subnet="10.0.0.0/24"),
+        Address(ns="host", link="br-1", address="fd00::1/64"),
+        Sysctl(ns="host", name="net.ipv6.conf.all.forwarding", value="1"),
+        Masquerade(subnet="fd00::/64"),
+    )
+    assert BridgeDriver().endpoint_plan(net, ENDPOINT) == Plan.of(
+        Veth(name="v123", master="br-1", mtu=1500, peer="eth0", peer_mac="02:42:00:00:00:02", peer_mtu=1500),
+        Address(link="eth0", address="10.0.0.2/24"),
+        Address(link="eth0", address="fd00::2/64"),
+        Route(link="eth0", destination="0.0.0.0/0", via="10.0.0.1"),
+        Route(link="eth0", destination="::/0", via="fd00::1"),
+    )
+
+
+def test_bridge_options():
+    options = parse_options(
+        BridgeOptions,
+        {
+            "com.docker.network.bridge.enable_ip_masquerade": "false",
+            "com.docker.network.bridge.enable_icc": "false",
+            "mtu": "1400",
+        },
+        driver="bridge",
+    )
+    plan = BridgeDriver().network_plan(network(options))
+    assert not list(plan.by_kind(Masquerade))
+    assert next(iter(plan.by_kind(Segment))).inter_container is False
+    assert next(iter(plan.by_kind(Bridge))).mtu == 1400
+    ports = BridgeDriver().endpoint_plan(network(options), ENDPOINT)
+    assert list(ports.by_kind(BridgePort)) == [BridgePort(link="v123", isolated=True)]
+    assert own_link_fields(BridgeOptions) == ("name",)
+
+
+def test_an_internal_bridge_neither_masquerades_nor_forwards():
+    plan = BridgeDriver().network_plan(network(BridgeOptions(), internal=True))
+    assert not list(plan.by_kind(Masquerade, Sysctl))
+    assert next(iter(plan.by_kind(Segment))).internal
+
+
+@pytest.mark.parametrize("mode", ["bridge", "private", "vepa", "passthru"])
+def test_macvlan(mode):
+    options = parse_options(MacvlanOptions, {"parent": "p0", "macvlan_mode": mode}, driver="macvlan")
+    net = network(options, links={"parent": LinkFact(name="p0", mtu=1400)})
+    assert MacvlanDriver().network_plan(net) == Plan.of(Extern(name="p0"))
+    link = next(iter(MacvlanDriver().endpoint_plan(net, ENDPOINT).by_kind(Macvlan)))
+    assert (link.ns, link.parent, link.mode, link.mtu, link.mac) == ("sandbox", "p0", mode, 1400, ENDPOINT.mac)
+    assert parent_fields(MacvlanOptions) == ("parent",)
+    assert len(link.provides()) == (2 if mode == "passthru" else 1)
+
+
+def test_macvlan_refuses_an_mtu_above_the_parents():
+    net = network(MacvlanOptions(mtu=9000), links={"parent": LinkFact(name="p0", mtu=1500)})
+    with pytest.raises(InvalidParameter, match="9000 is larger than the parent's: p0 has 1500"):
+        MacvlanDriver().network_plan(net)
+
+
+@pytest.mark.parametrize("driver", [HostDriver(), NoneDriver()])
+def test_host_and_none_make_nothing(driver):
+    assert driver.endpoint_plan(network(driver.options_model(), subnets=()), ENDPOINT) == Plan()
+    assert driver.caps.alone
