@@ -11,7 +11,7 @@ or, in a driver's own test suite:
         driver_name = "mine"
         driver_options = {"colour": "blue"}   # only what it cannot run without
 
-Each check runs in a process of its own (`lab`). Checks of the level "pure" need no privilege: plans are values. Checks of
-the level "kernel" apply the plans, in network and mount namespaces that exist for one check only; without root they are
-skipped, and the verdict says so.
+Each check runs in a process of its own (`lab`). Checks of the level "pure" need no privilege: plans are values. Checks
+of the level "kernel" apply the plans, in network and mount namespaces that exist for one check only; without root they
+are skipped, and the verdict says so.
 """

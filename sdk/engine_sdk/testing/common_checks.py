@@ -19,7 +19,7 @@ from engine_sdk.testing.purity import Watch
 from engine_sdk.testing.subject import Subject
 
 ANSWER_SECONDS = 1.0
-"""A plan is asked for in the middle of a container's start. Shipped drivers take 0.1 ms; this is for a loaded machine."""
+"""A plan is asked for while a container starts. Shipped drivers take 0.1 ms; this allows for a loaded machine."""
 
 
 def requests_of(kind: str) -> Any:
@@ -51,7 +51,8 @@ def is_found_and_loads(subject: Subject) -> None:
 def options_are_documented(subject: Subject) -> None:
     """The driver and each of its options say in words what they are for; options are frozen and closed."""
     model = subject.driver.options_model
-    undocumented = [f"option {name!r} has no description" for name, f in model.model_fields.items() if not f.description]
+    fields = model.model_fields.items()
+    undocumented = [f"option {name!r} has no description" for name, f in fields if not f.description]
     if not type(subject.driver).__doc__:
         undocumented.append(f"class {type(subject.driver).__name__} has no docstring")
     explain("`engine driver show` would be silent about", undocumented)
@@ -164,7 +165,7 @@ def _observe(subject: Subject) -> _Observed:
 
 
 def looks_at_nothing_but_its_arguments(subject: Subject) -> None:
-    """A driver opens no file or socket, starts nothing, asks no clock, chance or environment, and changes no argument."""
+    """A driver opens no file or socket, starts nothing, asks no clock, chance or environment, changes no argument."""
     observed = _observe(subject)
     explain("a driver is a function of its arguments, but this one touched", observed.touched)
     explain("a driver must leave its arguments alone, but this one changed", observed.changed)

@@ -1,4 +1,4 @@
-"""The conformance suite of IPAM drivers: run it by `pytest --ipam-driver NAME`, or subclass `IpamConformance`."""
+"""The conformance suite of IPAM drivers: `pytest --ipam-driver NAME`, or a subclass of `IpamConformance`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ class IpamConformance(Conformance):
     conformance_kind = "ipam"
 
     test_pure = parametrize(CHECKS, "pure")
-    test_kernel = parametrize(CHECKS, "kernel")
 
 
 class TestIpamDriver(IpamConformance):

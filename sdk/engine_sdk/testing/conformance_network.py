@@ -1,4 +1,4 @@
-"""The conformance suite of network drivers: run it by `pytest --network-driver NAME`, or subclass `NetworkConformance`."""
+"""The conformance suite of network drivers: `pytest --network-driver NAME`, or a subclass of `NetworkConformance`."""
 
 from __future__ import annotations
 

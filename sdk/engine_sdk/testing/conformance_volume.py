@@ -1,9 +1,9 @@
-"""The conformance suite of volume drivers: run it by `pytest --volume-driver NAME`, or subclass `VolumeConformance`."""
+"""The conformance suite of volume drivers: `pytest --volume-driver NAME`, or a subclass of `VolumeConformance`."""
 
 from __future__ import annotations
 
-from engine_sdk.testing.volume_checks import CHECKS
 from engine_sdk.testing.suite import Conformance, parametrize
+from engine_sdk.testing.volume_checks import CHECKS
 
 
 class VolumeConformance(Conformance):

@@ -40,15 +40,13 @@ def why_not() -> str:
 def run(*argv: str) -> None:
     """Run a program of the system; RuntimeError with its words if it fails."""
     environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
-    done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False, env=environment
-    )
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}")
 
 
 def inside(namespace: Path, function: Callable[[], ResultT]) -> ResultT:
-    """Call a function in a network namespace, in a thread that ends with it. Sockets and programs it starts stay there."""
+    """Call a function in a network namespace, in a thread that ends with it. Its sockets and programs stay there."""
     results: list[ResultT] = []
     errors: list[BaseException] = []
 

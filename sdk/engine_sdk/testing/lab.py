@@ -1,7 +1,8 @@
 """A process in which checks run, each in a fork of its own.
 
-What a driver does in a check (hang, crash, leave a mount, change a module) ends with the fork. The lab imports everything
-once, so that a check costs milliseconds. It is single-threaded: forking it is safe, forking pytest might not be.
+What a driver does in a check (hang, crash, leave a mount, change a module) ends with the fork. The lab imports
+everything once, so that a check costs milliseconds. It is single-threaded: forking it is safe, forking pytest might not
+be.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _try(check: Check, subject: Any, directory: Path) -> Outcome:
 
 
 def _place(err: BaseException) -> str:
-    """Return where an error was raised, innermost calls last: enough to find the line of the check and of the driver."""
+    """Return where an error was raised, innermost calls last: the lines of the check and of the driver."""
     return "".join(traceback.format_tb(err.__traceback__)[-4:])
 
 
@@ -137,9 +138,9 @@ def _in_fork(check: Check, subject: Any) -> Outcome:
         answer = _read_line(reader, check.deadline)
     finally:
         os.close(reader)
-        for kill in (lambda: os.killpg(child, signal.SIGKILL), lambda: os.kill(child, signal.SIGKILL)):
-            with contextlib.suppress(ProcessLookupError):  # the group may not be there yet, or no more
-                kill()
+        for target in (-child, child):  # the group may not be there yet
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(target, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         _empty(directory)
     if answer is not None:

@@ -9,6 +9,7 @@ from engine_sdk import Address, Link, Plan, Veth
 from engine_sdk.testing import network_requests as requests
 from engine_sdk.testing.checks import Checks, NotDeclared, explain
 from engine_sdk.testing.common_checks import add_common_checks, settling_twice_changes_nothing
+from engine_sdk.testing.network_kernel_checks import add_kernel_checks
 from engine_sdk.testing.network_requests import Case
 from engine_sdk.testing.subject import Subject
 
@@ -44,7 +45,7 @@ def _plan_for(case: Case) -> None:
         addresses = {a.address for a in plan.resources if isinstance(a, Address) and a.ns == "sandbox"}
         given = set(requests.endpoint(subject, case, net).addresses)
         if subject.caps.sandbox == "private" and addresses != given:
-            raise AssertionError(f"the endpoint was given the addresses {sorted(given)}, its plan has {sorted(addresses)}")
+            raise AssertionError(f"the endpoint was given {sorted(given)}, its plan has {sorted(addresses)}")
 
     name = f"has_a_plan_{case.name.replace('-', '_')}"
     CHECKS.add("pure", name, body, f"There are plans for a network and an endpoint: {case.name.replace('-', ' ')}.")
@@ -140,3 +141,6 @@ def peers_have_a_plan(subject: Subject) -> None:
         if not any(len(plan) for _, plan in plans):
             raise AssertionError(f"{case.name}: the plan of a peer is empty, so that nothing can reach it")
         explain(f"{case.name}: claimed twice", _collisions(plans))
+
+
+add_kernel_checks(CHECKS)

@@ -84,7 +84,7 @@ def network(subject: Subject, case: Case, number: int = 1) -> Network[Any]:
 def endpoint(
     subject: Subject, case: Case, net: Network[Any], number: int = 1, *, generation: int = 0, ifname: str = "eth0"
 ) -> Endpoint:
-    """Return an endpoint of that network; the same number with another generation is the same endpoint, attached again."""
+    """Return an endpoint of that network; with another generation it is the same endpoint, attached again."""
     where = int(net.id[:2], 16)
     families = case.families if case.leased else ()
     return Endpoint(

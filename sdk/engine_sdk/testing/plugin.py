@@ -1,7 +1,7 @@
 """pytest plugin of the conformance kit: options, the choice of the suite, and the verdict at the end.
 
-Every pytest run on a machine with the engine loads this module: it imports the standard library only (and pytest for type
-checkers), and without one of its options it changes nothing.
+Every pytest run on a machine with the engine loads this module: it imports the standard library only (and pytest for
+type checkers), and without one of its options it changes nothing.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class Verdicts:
         if counts:
             terminalreporter.section("conformance")
         for subject, count in sorted(counts.items()):
-            terminalreporter.write_line(_verdict(*json.loads(subject), count, left_out=subject in self._left_out))
+            kind, name = json.loads(subject)
+            terminalreporter.write_line(_verdict(kind, name, count, left_out=subject in self._left_out))
 
 
 def _subject(thing: Any) -> str:

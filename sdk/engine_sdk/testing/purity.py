@@ -31,7 +31,7 @@ _ENVIRONMENT = {getattr(type(os.environ), name).__code__ for name in ("__getitem
 
 
 class Watch:
-    """Context manager; afterwards `touched` says what was looked at. One for each process: audit hooks stay for ever."""
+    """Context manager; afterwards `touched` says what was looked at. One in a process: audit hooks stay for ever."""
 
     def __init__(self) -> None:
         self.touched: list[str] = []
@@ -78,5 +78,5 @@ def _forbidden(function: Any) -> bool:
     if module == "posix":
         return not name.startswith(_HARMLESS)
     if isinstance(owner, _random.Random):
-        return owner is random._inst  # type: ignore[attr-defined]  # a generator with a seed of the driver's is pure
+        return owner is random._inst  # one with a seed of the driver's own is pure
     return isinstance(owner, type) and issubclass(owner, datetime.date) and name in ("now", "utcnow", "today")

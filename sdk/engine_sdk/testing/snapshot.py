@@ -43,7 +43,7 @@ def network_state() -> dict[str, frozenset[str]]:
 
 
 def mount_state(*, loops_below: Path | None = None) -> dict[str, frozenset[str]]:
-    """Return the mounts of this mount namespace, and the loop devices (of files below one directory, if it is given)."""
+    """Return the mounts of this mount namespace, and the loop devices (only of files below a directory, if given)."""
     return {
         "mounts": frozenset(_mounts()),
         "loops": frozenset(
@@ -56,8 +56,8 @@ def mount_state(*, loops_below: Path | None = None) -> dict[str, frozenset[str]]
 
 def file_state(*roots: Path) -> dict[str, frozenset[str]]:
     """Return the files and directories below the roots."""
-    found = (Path(directory, name) for root in roots for directory, dirs, files in os.walk(root) for name in (*dirs, *files))
-    return {"files": frozenset(str(path) for path in found)}
+    directories = (found for root in roots for found in os.walk(root))
+    return {"files": frozenset(f"{path}/{name}" for path, dirs, files in directories for name in (*dirs, *files))}
 
 
 def changes(before: State, after: State) -> list[str]:

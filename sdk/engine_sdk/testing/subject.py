@@ -65,7 +65,7 @@ class Subject:
     def ask(self, operation: str, **arguments: Any) -> Any:
         """Call one operation as the engine does: None stands for "the core's default".
 
-        Errors of the contract pass. `Unsupported` means that the driver does not declare it. Any other exception is a fault.
+        Errors of the contract pass. `Unsupported` means that the driver does not declare it. Others are its faults.
         """
         try:
             return getattr(self.driver, operation)(**arguments)
@@ -88,6 +88,7 @@ class Subject:
         if settled is None:
             return options
         if not isinstance(settled, self.driver.options_model):
-            raise AssertionError(f"settle_{self.kind} returned {settled!r}, which is no {self.driver.options_model.__name__}")
+            name = self.driver.options_model.__name__
+            raise AssertionError(f"settle_{self.kind} returned {settled!r}, which is no {name}")
         result: Options = settled
         return result
