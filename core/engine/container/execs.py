@@ -84,7 +84,7 @@ class Execs:
         self._emit(exec, f"exec_create: {' '.join(config.cmd)}")
         return exec.id
 
-    def start(self, id: str, *, detach: bool, tty: bool, console_size: tuple[int, int] | None) -> socket.socket | None:
+    def start(self, id: str, *, detach: bool, console_size: tuple[int, int] | None) -> socket.socket | None:
         """Run an exec; return its attach socket, or None when detached.
 
         Raises Conflict when it ran before or its container does not run, and what the runtime says of the command.
@@ -102,7 +102,7 @@ class Execs:
                 env=tuple(exec.config.env),
                 cwd=exec.config.working_dir,
                 user=exec.config.user,
-                tty=exec.config.tty or tty,
+                tty=exec.config.tty,
                 console_size=exec.size or console_size,
                 privileged=exec.config.privileged,
             )

@@ -58,8 +58,8 @@ class Lifecycle:
     def start(self, container: Container, *, by_hand: bool = True) -> bool:
         """Start a container; False if it runs already.
 
-        Raises Conflict when it is paused or being removed, and whatever keeps it from starting; then nothing is left but
-        the container as it was, with the error in its state.
+        Raises Conflict when it is paused or being removed, and whatever keeps it from starting; then nothing is left
+        but the container as it was, with the error in its state.
         """
         with self._store.lock(container):
             state = container.state
@@ -163,7 +163,7 @@ class Lifecycle:
             log.warning("container %s could not be started again: %s", container.name, err)
 
     def unwind(self, container: Container) -> None:
-        """Take away everything that a run made. What cannot be taken away is logged, and found again by the collector."""
+        """Take away everything that a run made. What cannot be is logged, and found again by the collector."""
         for step in (
             lambda: self._conmon.delete(self._conmon.bundle(container.id), force=True),
             lambda: self._environment.release(container),
@@ -202,7 +202,7 @@ class Lifecycle:
         return living
 
     def resume(self, living: list[str]) -> None:
-        """After the managers have been restored: watch the living, handle the ends that nobody saw, start what restarts."""
+        """After the managers were restored: watch the living, handle ends that nobody saw, start what restarts."""
         for container in self._store.all():
             if container.id in living:
                 self._watch(container)

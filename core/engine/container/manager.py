@@ -99,7 +99,7 @@ class ContainerManager:
             self._delete(container, volumes=volumes)
 
     def _delete(self, container: Container, *, volumes: bool | None = None) -> None:
-        """Delete an ended container. The row goes last, so that an interrupted removal is finished by the next daemon."""
+        """Delete an ended container. The row goes last: an interrupted removal is finished by the next daemon."""
         take_volumes = container.host_config.auto_remove if volumes is None else volumes
         if container.state.status == "removing" or self._environment.rootfs(container).exists():
             self._lifecycle.unwind(container)
@@ -319,11 +319,9 @@ class ContainerManager:
         """Prepare an exec."""
         return self._execs.create(self._store.get(ref), config)
 
-    def exec_start(
-        self, id: str, *, detach: bool, tty: bool, console_size: tuple[int, int] | None = None
-    ) -> socket.socket | None:
+    def exec_start(self, id: str, *, detach: bool, console_size: tuple[int, int] | None = None) -> socket.socket | None:
         """Run an exec."""
-        return self._execs.start(id, detach=detach, tty=tty, console_size=console_size)
+        return self._execs.start(id, detach=detach, console_size=console_size)
 
     def exec_resize(self, id: str, height: int, width: int) -> None:
         """Set the size of an exec's terminal."""

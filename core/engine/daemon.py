@@ -1,0 +1,267 @@
+"""The composition root: puts the parts together, brings the host to what the database says, and serves the API."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.api.server import build_app, serve
+from engine.api.services import Instance, JsonObject, Services
+from engine.container.creation import Creation, NetworkDefault
+from engine.container.environment import Environment, Roots
+from engine.container.manager import ContainerManager
+from engine.container.mounts import MountResolver
+from engine.container.store import ContainerStore
+from engine.daemon_options import DaemonOptions
+from engine.events import EventBus
+from engine.image.manager import ImageManager
+from engine.network.manager import NetworkManager
+from engine.plugins import Plugins
+from engine.reconcile.applier import Difference, Tag
+from engine.reconcile.appliers import default_appliers
+from engine.reconcile.reconciler import Reconciler
+from engine.reconcile.watch import Watch
+from engine.runtime.conmon import Conmon
+from engine.runtime.probe import probe_runtime
+from engine.spec.errors import Conflict, Forbidden
+from engine.state import State
+from engine.volume.manager import VolumeManager
+
+log = logging.getLogger(__name__)
+
+IDLE_CHECK_SECONDS = 2.0
+
+
+def make_tag(data_root: Path) -> Tag:
+    """Return how an engine's things are told from those of others: derived from its data root, so stable."""
+    digest = hashlib.sha256(str(data_root.resolve()).encode()).digest()
+    instance = digest[:4].hex()
+    # Positive as a signed 32-bit number, and away from the small group numbers that people use.
+    group = int.from_bytes(digest[4:8], "big") & 0x3FFF_FFFF | 0x4000_0000
+    return Tag(instance=instance, link_group=group, table=f"engine_{instance}")
+
+
+def difference_json(difference: Difference) -> JsonObject:
+    """Return a difference in the API's shape."""
+    return {
+        "resource": "/".join(difference.key),
+        "state": difference.state,
+        "owner": difference.owner,
+        "fields": {name: list(values) for name, values in difference.fields.items()},
+    }
+
+
+class Doctor:
+    """Tells what on the host is not as it should be, and repairs it."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+
+    def diff(self) -> list[JsonObject]:
+        """Return all differences, in sandboxes too; nothing is changed."""
+        return [difference_json(d) for d in self._reconciler.diff(sandboxes=True)]
+
+    def repair(self) -> JsonObject:
+        """Repair, and return what was done and what is left."""
+        report = self._reconciler.repair(sandboxes=True)
+        collected = self._reconciler.collect()
+        return {
+            "repaired": [difference_json(d) for d in (*report.fixed, *collected)],
+            "left": [difference_json(d) for d in report.left],
+        }
+
+
+class Engine:
+    """One engine: all managers on one data root and one exec root."""
+
+    def __init__(self, options: DaemonOptions) -> None:
+        """Take the roots (Conflict if another daemon has them) and build the parts; nothing is restored yet."""
+        if os.geteuid() != 0:
+            raise Forbidden("the daemon needs root", why=f"it runs as uid {os.geteuid()}", hint="Start it with sudo.")
+        self.options = options
+        data, run = options.data_root, options.exec_root
+        data.mkdir(mode=0o711, parents=True, exist_ok=True)
+        run.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._lock = _take(data)
+        self.tag = make_tag(data)
+        self.state = State(data / "state.db")
+        self.events = EventBus()
+        self.plugins = Plugins()
+        self.plugins.load_plugins()
+        self.events.subscribe(self.plugins.emit)
+        self.reconciler = Reconciler(self.tag, default_appliers(self.tag, roots=(data, run)))
+        self.runtime = probe_runtime(run, options.runtime or None)
+        cgroup = f"/engine-{self.tag.instance}"
+        conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{cgroup}/conmon")
+        self.images = ImageManager(
+            data / "image", exec_root=run, insecure_registries=options.insecure_registries, in_use=self._users_of_image
+        )
+        self.networks = NetworkManager(
+            self.state, self.plugins, self.reconciler, netns_root=run / "netns", events=self.events
+        )
+        self.volumes = VolumeManager(
+            self.state, self.plugins, self.reconciler, root=data / "volumes", run_root=run / "vol", events=self.events
+        )
+        store = ContainerStore(self.state)
+        self.environment = Environment(
+            Roots(data / "containers", run / "fs", cgroup),
+            store,
+            self.images,
+            self.networks,
+            self.volumes,
+            self.reconciler,
+            self.plugins,
+            inspect=lambda container: self.containers.inspect(container.id),
+        )
+        default = NetworkDefault(options.net_driver, tuple(sorted(options.net_opts.items())))
+        creation = Creation(store, self.images, self.networks, MountResolver(store, self.volumes), default)
+        self.containers = ContainerManager(
+            store, creation, self.environment, conmon, self.images, self.networks, self.volumes, self.events
+        )
+        self._store = store
+        self._watch: Watch | None = None
+
+    def _users_of_image(self, image_id: str) -> list[Any]:
+        return self.containers.users_of_image(image_id)
+
+    def restore(self) -> None:
+        """Bring the host to what the database says: adopt what lives, remove what is left over, start what restarts."""
+        living = self.containers.restore()
+        for id in living:
+            container = self._store.get(id)
+            self.reconciler.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
+        self.networks.restore(living)
+        self.volumes.restore(living)
+        self.images.collect()
+        for difference in self.reconciler.collect():
+            log.info("removed a leftover: %s", difference)
+        self.containers.resume(living)
+        self._watch = Watch(self.reconciler)
+        self._watch.start()
+
+    def services(self) -> Services:
+        """Return what the API serves."""
+        return Services(
+            containers=self.containers,
+            images=self.images,
+            networks=self.networks,
+            volumes=self.volumes,
+            events=self.events,
+            plugins=self.plugins,
+            doctor=Doctor(self.reconciler),
+            instance=Instance(
+                id=self.tag.instance,
+                data_root=str(self.options.data_root),
+                exec_root=str(self.options.exec_root),
+                runtime=self.runtime.name,
+            ),
+        )
+
+    def idle(self) -> bool:
+        """Return whether no container exists that runs or will run by itself."""
+        return not self.containers.count().keys() & {"running", "paused", "restarting"}
+
+    def close(self) -> None:
+        """Let go of everything; the containers go on."""
+        if self._watch is not None:
+            self._watch.stop()
+        self.containers.close()
+        self.reconciler.close()
+        self.events.close()
+        self.state.close()
+        os.close(self._lock)
+
+
+def _take(data_root: Path) -> int:
+    """Take the lock of a data root. Raises Conflict when another daemon has it."""
+    fd = os.open(data_root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        os.close(fd)
+        raise Conflict(
+            f"the data root {data_root} is in use", why="another daemon has it", hint="Give another --data-root."
+        ) from err
+    return fd
+
+
+async def _serve(engine: Engine, started: float) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = build_app(engine.services())
+    async with serve(app, engine.options.hosts, engine.options.tls_context()) as addresses:
+        log.info("ready after %.0f ms on %s", (time.monotonic() - started) * 1000, ", ".join(addresses))
+        if engine.options.idle_exit is not None:
+            await _until_idle(engine, app, stop, engine.options.idle_exit)
+        else:
+            await stop.wait()
+    log.info("stopping; containers go on")
+
+
+async def _until_idle(engine: Engine, app: Any, stop: asyncio.Event, seconds: float) -> None:
+    """Wait until asked to stop, or until there was nothing to do for so long."""
+    from engine.api.activity import ACTIVITY
+
+    busy_at = time.monotonic()
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), IDLE_CHECK_SECONDS)
+        if app[ACTIVITY].busy or not engine.idle():
+            busy_at = time.monotonic()
+        elif time.monotonic() - busy_at > seconds:
+            log.info("idle for %.0f s", seconds)
+            return
+
+
+def _start_warm_cli(options: DaemonOptions) -> subprocess.Popen[bytes] | None:
+    """Start the process that keeps the command line warm; it ends with us (its standard input is our pipe)."""
+    address = next((h for h in options.hosts if h.startswith("unix://")), None)
+    if address is None:
+        return None
+    return subprocess.Popen(
+        [sys.executable, "-I", "-m", "engine.cli.warm", str(options.exec_root / "cli.sock"), address],
+        stdin=subprocess.PIPE,
+    )
+
+
+def run(options: DaemonOptions) -> int:
+    """Run the daemon until it is told to stop. Returns the exit code."""
+    started = time.monotonic()
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    engine = Engine(options)
+    warm: subprocess.Popen[bytes] | None = None
+    try:
+        engine.restore()
+        warm = _start_warm_cli(options)
+        asyncio.run(_serve(engine, started))
+    finally:
+        if warm is not None and warm.stdin is not None:
+            warm.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                warm.wait(5)
+        engine.close()
+    return 0
+
+
+def main() -> int:
+    """Entry of a daemon that the command line starts by itself: options as JSON in the only argument."""
+    return run(DaemonOptions.from_json(json.loads(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
