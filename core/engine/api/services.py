@@ -9,8 +9,8 @@ Rules for all of them:
   that it does not know raises InvalidParameter `invalid filter 'x'`.
 - A Future that the API no longer wants is cancelled: who completes it calls `set_running_or_notify_cancel()` first, and
   drops it on False.
-- Byte streams (`Readable`) and log iterators are closed by the API, from another thread if need be: whoever blocks in
-  them then returns.
+- Byte streams (`Readable`) are closed by the API, on a worker thread, when no read is under way. Log readers are closed
+  at any time: whoever blocks in them then returns.
 - Progress callbacks get docker's JSON messages, are called on the worker thread, and raise `ConnectionAbortedError`
   when the client went away: the work is given up, and the exception passes through.
 """
@@ -59,7 +59,7 @@ class Attachment:
     data; at most 8192 raw bytes are sent as one message of stdin; shutting down the write side ends stdin. The API owns
     and closes the socket. For a container that runs the future is done at once. For one that does not it is completed
     when the container starts, after the monitor is there and before the process runs, so that no output is lost; it
-    fails with an EngineError if the container is removed before.
+    fails with an EngineError if the start fails or the container is removed before.
     """
 
     tty: bool
@@ -74,12 +74,16 @@ class ContainerManager(Protocol):
     def create(self, config: JsonObject, name: str, platform: str = "") -> tuple[str, list[str]]:
         """Create from docker's body, HostConfig and NetworkingConfig inside, and return (id, warnings).
 
-        An empty `name`: one is made up. Raises NotFound `No such image: X`, on which docker's CLI pulls and tries again; Conflict when the name is
-        taken.
+        An empty `name`: one is made up. Raises NotFound `No such image: X`, on which docker's CLI pulls and tries
+        again; Conflict when the name is taken.
         """
 
     def start(self, ref: str) -> bool:
-        """Start; False if it runs already (the API answers 304). Raises Conflict when paused or being removed."""
+        """Start; False if it runs already (the API answers 304). Raises Conflict when paused or being removed.
+
+        When it fails, attachments that wait for it fail too, and a container with AutoRemove is removed (docker's CLI
+        waits for that).
+        """
 
     def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> bool:
         """Send `signal` (empty: its StopSignal), and SIGKILL after `timeout` seconds.
@@ -117,7 +121,8 @@ class ContainerManager(Protocol):
     def wait(self, ref: str, condition: str) -> Future[ExitResult]:
         """Return at once a future of the end.
 
-        `condition`: "not-running" (done already if it does not run), "next-exit", "removed". With "removed" the code is that of the last exit. Raises NotFound at once.
+        `condition`: "not-running" (done already if it does not run), "next-exit", "removed". With "removed" the code is
+        that of the last exit. Raises NotFound at once.
         """
 
     def inspect(self, ref: str, *, size: bool = False) -> JsonObject:

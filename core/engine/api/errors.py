@@ -1,0 +1,59 @@
+"""Every error leaves as docker's `{"message": ...}` with its status, and ours beside it for `engine`'s own clients."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from engine.api import versions
+from engine.api.requests import reply
+from engine.spec.errors import EngineError, Internal
+
+log = logging.getLogger(__name__)
+
+
+def body(error: EngineError) -> dict[str, Any]:
+    """Return the JSON of an error: docker's `message`, and `error` with its parts (kind, what, why, hint, driver)."""
+    parts = {"kind": error.kind, "what": error.what, "why": error.why, "hint": error.hint, "driver": error.driver}
+    return {"message": str(error), "error": {**{k: v for k, v in parts.items() if v}, "details": error.details}}
+
+
+def response(error: EngineError) -> web.Response:
+    """Return the response for an error."""
+    return reply(body(error), status=error.status)
+
+
+def unexpected(error: Exception, request: web.BaseRequest) -> Internal:
+    """Log what no one foresaw, and return the error that the client sees of it."""
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return Internal(
+        "the engine failed unexpectedly", why=f"{type(error).__name__}: {error}", hint="See the daemon's log"
+    )
+
+
+@web.middleware
+async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Check the version, call the handler, and turn what it raises into a response."""
+    try:
+        versions.check(request)
+        return await handler(request)
+    except EngineError as err:
+        if err.status >= 500:
+            log.warning("%s %s: %s", request.method, request.path, err, exc_info=err.__cause__)
+        return response(err)
+    except web.HTTPNotFound:
+        return reply({"message": "page not found"}, status=404)
+    except web.HTTPException as err:
+        return reply({"message": err.reason.lower()}, status=err.status, headers=_allow(err))
+    except (ConnectionError, asyncio.CancelledError):
+        raise  # the client is gone
+    except Exception as err:  # noqa: BLE001 - the last resort: a bug is an answer and a log line
+        return response(unexpected(err, request))
+
+
+def _allow(error: web.HTTPException) -> dict[str, str]:
+    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}

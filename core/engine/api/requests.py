@@ -1,0 +1,177 @@
+"""What handlers share: reading a request's parameters as docker's daemon does, and calling managers on threads."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from aiohttp import web
+
+from engine.api.services import Filters, JsonObject, Services
+from engine.spec.errors import DeadlineExceeded, InvalidParameter
+
+SERVICES = web.AppKey("services", Services)
+WORKERS = web.AppKey("workers", ThreadPoolExecutor)
+
+BODY_BYTES = 4 << 20
+"""Largest JSON body that is read."""
+BODY_SECONDS = 60.0
+"""In which a JSON body must have arrived."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def services(request: web.Request) -> Services:
+    """Return the managers."""
+    return request.app[SERVICES]
+
+
+async def call(request: web.Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a manager on a worker thread. When the client goes away meanwhile, the call runs to its end all the same."""
+    return await asyncio.get_running_loop().run_in_executor(request.app[WORKERS], partial(function, *args, **kwargs))
+
+
+async def acquire(
+    request: web.Request, dispose: Callable[[T], object], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Like `call`, for a result that must be released: if the client went away meanwhile, `dispose` gets it."""
+    pending = request.app[WORKERS].submit(function, *args, **kwargs)
+    try:
+        return await asyncio.shield(asyncio.wrap_future(pending))
+    except asyncio.CancelledError:
+        pending.add_done_callback(lambda done: dispose(done.result()) if _succeeded(done) else None)
+        raise
+
+
+def _succeeded(done: Any) -> bool:
+    return not done.cancelled() and done.exception() is None
+
+
+def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return a JSON response. Without a charset in its type: docker's client would not take its errors for JSON."""
+    body = json.dumps(value, separators=(",", ":")).encode()
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+def flag(request: web.Request, name: str, default: bool = False) -> bool:
+    """Return a boolean parameter: docker takes everything but "", 0, no, false and none as true."""
+    value = request.query.get(name)
+    return default if value is None else value.strip().lower() not in ("", "0", "no", "false", "none")
+
+
+def number(request: web.Request, name: str) -> int | None:
+    """Return an integer parameter, None if it is absent or empty. Raises InvalidParameter."""
+    value = request.query.get(name, "")
+    if not value:
+        return None
+    try:
+        return int(value)
+    except ValueError as err:
+        raise InvalidParameter(f"invalid value for {name}: {value!r} is not a number") from err
+
+
+def required(request: web.Request, name: str) -> str:
+    """Return a parameter that must be there. Raises InvalidParameter."""
+    value = request.query.get(name, "")
+    if not value:
+        raise InvalidParameter(f"missing parameter {name!r}")
+    return value
+
+
+_TIMESTAMP = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
+
+
+def timestamp_ns(request: web.Request, name: str) -> int | None:
+    """Return a time (`seconds[.fraction]` since the epoch) in nanoseconds, None if it is absent, empty or 0."""
+    value = request.query.get(name, "")
+    if value in ("", "0"):
+        return None
+    match = _TIMESTAMP.fullmatch(value)
+    if match is None:
+        raise InvalidParameter(f"invalid value for {name}: {value!r} is not a time in seconds since the epoch")
+    return int(match[1]) * 10**9 + int((match[2] or "").ljust(9, "0"))
+
+
+def filters(request: web.Request) -> Filters:
+    """Return the parameter `filters`: JSON, name -> {value: true} or (older) name -> [value].
+
+    Raises InvalidParameter.
+    """
+    return parse_filters(request.query.get("filters", ""))
+
+
+def parse_filters(source: str) -> Filters:
+    """Parse docker's filters; see `filters`."""
+    if not source:
+        return {}
+    try:
+        given = json.loads(source)
+    except ValueError as err:
+        raise InvalidParameter("invalid filter", why=str(err)) from err
+    if not isinstance(given, dict):
+        raise InvalidParameter("invalid filter", why="not a JSON object")
+    parsed: dict[str, list[str]] = {}
+    for name, values in given.items():
+        if isinstance(values, dict):
+            parsed[name] = [value for value, wanted in values.items() if wanted]
+        elif isinstance(values, list) and all(isinstance(value, str) for value in values):
+            parsed[name] = values
+        else:
+            raise InvalidParameter(
+                f"invalid filter {name!r}", why="its values are neither an object nor a list of strings"
+            )
+    return parsed
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Read a small body. Raises InvalidParameter when it is too large, DeadlineExceeded when it does not arrive."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError as err:
+        raise DeadlineExceeded(f"the request's body did not arrive within {BODY_SECONDS:g} s") from err
+    except web.HTTPRequestEntityTooLarge as err:
+        raise InvalidParameter(f"the request's body is larger than {BODY_BYTES} bytes") from err
+
+
+async def json_body(request: web.Request, *, optional: bool = False) -> JsonObject:
+    """Read a JSON object. Raises InvalidParameter for anything else.
+
+    With `optional` nothing at all is an empty object.
+    """
+    data = await read_body(request)
+    if optional and not data.strip():
+        return {}
+    if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: none was given
+        raise InvalidParameter(f"unsupported Content-Type header ({request.content_type}): must be 'application/json'")
+    if not data.strip():
+        raise InvalidParameter("invalid JSON: got EOF while reading request body")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as err:
+        raise InvalidParameter("invalid JSON", why=str(err)) from err
+    if not isinstance(value, dict):
+        raise InvalidParameter("invalid JSON", why=f"an object was expected, not {type(value).__name__}")
+    return value
+
+
+def registry_auth(request: web.Request) -> dict[str, str] | None:
+    """Return docker's AuthConfig from X-Registry-Auth (base64url of JSON), None if there is none or it is empty."""
+    header = request.headers.get("X-Registry-Auth", "")
+    if not header:
+        return None
+    try:
+        value = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+    except (binascii.Error, ValueError) as err:
+        raise InvalidParameter("invalid X-Registry-Auth header", why=str(err)) from err
+    if not isinstance(value, dict):
+        raise InvalidParameter("invalid X-Registry-Auth header", why="not a JSON object")
+    return {k: v for k, v in value.items() if isinstance(v, str) and v} or None

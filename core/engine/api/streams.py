@@ -1,0 +1,375 @@
+"""Moving bytes: between a container and a client (attach, exec), and from a manager's thread to a response."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import struct
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from engine.api import errors
+from engine.api.detach import DEFAULT_KEYS, KeySequence
+from engine.api.requests import WORKERS, call
+from engine.api.services import JsonObject, Progress, Readable
+from engine.spec.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+STDOUT, STDERR = 1, 2
+_MESSAGE = 1 << 16
+"""More than the largest message of the monitor's socket (8193 bytes)."""
+STDIN_BYTES = 8192
+"""Most bytes of stdin in one message to the monitor."""
+CHUNK = 1 << 18
+"""Bytes of an archive that are read and sent at once."""
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    """Return docker's multiplexed frame.
+
+    Stream (1 stdout, 2 stderr), three zero bytes, length as 4 bytes big-endian.
+    """
+    return struct.pack(">BxxxI", stream, len(data)) + data
+
+
+class Client(Protocol):
+    """The client's side: `hijack.RawConnection`, or a WebSocket."""
+
+    async def read(self) -> bytes:
+        """Return input; empty at its end."""
+
+    async def write(self, data: bytes) -> None:
+        """Send output, at the client's speed. Raises ConnectionResetError when it is gone."""
+
+    async def hung_up(self) -> None:
+        """Return when the client is gone."""
+
+
+class Pump:
+    """Connects a client to the monitor's socket until the output ends, the client detaches, or is gone."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        tty: bool,
+        stdin: bool,
+        streams: frozenset[int] = frozenset((STDOUT, STDERR)),
+        detach_keys: bytes = DEFAULT_KEYS,
+    ) -> None:
+        self._client = client
+        self._tty = tty
+        self._stdin = stdin
+        self._streams = streams
+        self._keys = KeySequence(detach_keys if tty else b"")
+
+    async def run(self, opening: Future[socket.socket]) -> None:
+        """Wait for the monitor's socket, pump, and close it. Returns when it is over; raises what `opening` raises."""
+        work = asyncio.ensure_future(self._work(opening))
+        gone = asyncio.ensure_future(self._client.hung_up())
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+            await asyncio.wait((work, gone))
+        if not work.cancelled():
+            with contextlib.suppress(ConnectionError):
+                work.result()
+
+    async def _work(self, opening: Future[socket.socket]) -> None:
+        try:
+            monitor = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_result)  # it came at the same moment
+            raise
+        try:
+            monitor.setblocking(False)
+            output = asyncio.ensure_future(self._output(monitor))
+            tasks = [output]
+            if self._stdin:
+                tasks.append(asyncio.ensure_future(self._input(monitor)))
+            try:
+                while not output.done():
+                    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    if any(task is not output and task.result() for task in done):
+                        return  # detached
+                    tasks = [output]
+                output.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+        finally:
+            monitor.close()
+
+    async def _output(self, monitor: socket.socket) -> bool:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                message = await loop.sock_recv(monitor, _MESSAGE)
+            except ConnectionResetError:  # the monitor ended with stdin of ours unread
+                return False
+            if not message:
+                return False
+            stream, data = message[0] - 1, message[1:]
+            if stream in self._streams:
+                await self._client.write(data if self._tty else frame(stream, data))
+
+    async def _input(self, monitor: socket.socket) -> bool:
+        """Forward stdin to its end; True when the client detached."""
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await self._client.read():
+                data, detached = self._keys.feed(data)
+                for start in range(0, len(data), STDIN_BYTES):
+                    await loop.sock_sendall(monitor, data[start : start + STDIN_BYTES])
+                if detached:
+                    return True
+            with contextlib.suppress(OSError):
+                monitor.shutdown(socket.SHUT_WR)
+        except OSError:  # nobody reads stdin any more; the output says how it ended
+            await self._drain()
+        return False
+
+    async def _drain(self) -> None:
+        while await self._client.read():
+            pass
+
+
+def discard(opening: Future[socket.socket]) -> None:
+    """Give up a socket that may be there already, may still come, or may never."""
+    opening.cancel()
+    opening.add_done_callback(_close_result)
+
+
+def _close_result(opening: Future[socket.socket]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+class Channel:
+    """Bytes from a thread to the event loop, with few wake-ups and a bound on what waits."""
+
+    def __init__(self, limit: int = 1 << 20) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._room = threading.Condition()
+        self._waiting = bytearray()
+        self._ended = False
+        self._closed = False
+        self._ready = asyncio.Event()
+
+    def put(self, data: bytes) -> bool:
+        """Hand over data, from the thread; blocks while too much waits. False when nobody reads any more."""
+        with self._room:
+            self._room.wait_for(lambda: self._closed or len(self._waiting) < self._limit)
+            if self._closed:
+                return False
+            wake = not self._waiting
+            self._waiting += data
+        if wake:
+            self._wake()
+        return True
+
+    def end(self) -> None:
+        """Say, from the thread, that nothing follows."""
+        with self._room:
+            self._ended = True
+        self._wake()
+
+    def close(self) -> None:
+        """Say, from the loop, that nobody reads any more."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+
+    async def get(self) -> bytes:
+        """Return all that waits; empty at the end."""
+        while True:
+            await self._ready.wait()
+            with self._room:
+                self._ready.clear()
+                data = bytes(self._waiting)
+                self._waiting.clear()
+                self._room.notify_all()
+                if self._ended:
+                    self._ready.set()
+                    return data
+            if data:
+                return data
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon ends
+            self._loop.call_soon_threadsafe(self._ready.set)
+
+
+async def from_thread(chunks: Iterable[bytes], close: Callable[[], object]) -> AsyncGenerator[bytes, None]:
+    """Iterate over what a blocking iterator yields, in a thread of its own (a follower may take for ever).
+
+    `close` must end the iterator from any thread; it is called when the consumer stops, and at the end.
+    """
+    channel = Channel()
+    failure: list[Exception] = []
+
+    def produce() -> None:
+        try:
+            for chunk in chunks:
+                if not channel.put(chunk):
+                    break
+        except Exception as err:  # noqa: BLE001 - raised where the consumer is
+            failure.append(err)
+        finally:
+            channel.end()
+
+    thread = threading.Thread(target=produce, name="api-stream", daemon=True)
+    thread.start()
+    try:
+        while data := await channel.get():
+            yield data
+        if failure:
+            raise failure[0]
+    finally:
+        channel.close()
+        close()
+
+
+async def begin(request: web.Request, content_type: str, headers: dict[str, str] | None = None) -> web.StreamResponse:
+    """Send the headers at once: clients wait for them before they go on."""
+    response = web.StreamResponse(headers={"Content-Type": content_type, **(headers or {})})
+    if request.version >= (1, 1):
+        response.enable_chunked_encoding()
+    await response.prepare(request)
+    return response
+
+
+async def send_stream(
+    request: web.Request, source: Readable, content_type: str, headers: dict[str, str] | None = None
+) -> web.StreamResponse:
+    """Send a byte stream as the response and close it. A failure in the middle cuts the connection: no end is faked."""
+    workers = request.app[WORKERS]
+    reading: Future[bytes] = Future()
+    reading.set_result(b"")
+    try:
+        response = await begin(request, content_type, headers)
+        while data := await asyncio.wrap_future(reading := workers.submit(source.read, CHUNK)):
+            await response.write(data)
+        await response.write_eof()
+        return response
+    except EngineError as err:
+        return cut(request, err)
+    finally:
+        reading.add_done_callback(lambda _: workers.submit(source.close))
+
+
+def cut(request: web.Request, error: Exception) -> web.StreamResponse:
+    """End a response that has begun and cannot be completed."""
+    log.warning("%s %s broke off: %s", request.method, request.path, error)
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionResetError("the response broke off") from error
+
+
+class RequestStream:
+    """A request's body as a blocking file for a manager's thread."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._content = request.content
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes. Raises ConnectionAbortedError when the client went away in the middle."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        try:
+            return asyncio.run_coroutine_threadsafe(self._content.read(size), self._loop).result()
+        except Exception as err:
+            raise ConnectionAbortedError("the client broke off") from err
+
+    def close(self) -> None:
+        """Nothing to release: the connection is the server's."""
+
+
+class Messages:
+    """docker's JSON messages from a manager's thread; what a slow client would only see superseded is left out."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[JsonObject | None] = asyncio.Queue()
+        self._aborted = False
+
+    def progress(self, message: JsonObject) -> None:
+        """Take a message, from any thread. Raises ConnectionAbortedError when the client is gone."""
+        if self._aborted:
+            raise ConnectionAbortedError("the client is gone")
+        if message.get("progressDetail") and self._queue.qsize() > 256:
+            return
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, message)
+
+    def end(self) -> None:
+        """Nothing follows."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, None)
+
+    def abort(self) -> None:
+        """Let the work end at its next message."""
+        self._aborted = True
+
+    async def get(self) -> JsonObject | None:
+        """Return the next message, None at the end."""
+        return await self._queue.get()
+
+
+async def send_progress(request: web.Request, work: Callable[[Progress], object]) -> web.StreamResponse:
+    """Run work on a worker thread and stream its messages as JSON, one a line.
+
+    An error before the first message is an ordinary error response; later it is docker's `{"errorDetail": ...}`
+    message.
+    A client that goes away makes the work's next message raise ConnectionAbortedError.
+    """
+    messages = Messages()
+
+    def run() -> object:
+        try:
+            return work(messages.progress)
+        finally:
+            messages.end()
+
+    done = asyncio.ensure_future(call(request, run))
+    try:
+        message = await messages.get()
+        if message is None:
+            await done  # raises, or had nothing to say
+        response = await begin(request, "application/json")
+        while message is not None:
+            await response.write(json.dumps(message).encode() + b"\r\n")
+            message = await messages.get()
+        try:
+            await done
+        except Exception as err:  # noqa: BLE001 - the status is sent: the error travels as a message
+            error = err if isinstance(err, EngineError) else errors.unexpected(err, request)
+            await response.write(json.dumps(_error_message(error)).encode() + b"\r\n")
+        await response.write_eof()
+        return response
+    finally:
+        messages.abort()
+        if not done.done():
+            done.add_done_callback(_forget)
+
+
+def _error_message(error: EngineError) -> dict[str, Any]:
+    return {"errorDetail": {"code": error.status, "message": str(error)}, "error": str(error)}
+
+
+def _forget(done: asyncio.Future[Any]) -> None:
+    """Take note of the result of work that nobody waits for any more."""
+    if not done.cancelled() and done.exception() is not None:
+        log.info("given up by the client: %s", done.exception())

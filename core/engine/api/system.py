@@ -1,0 +1,151 @@
+"""The daemon as a whole: `/_ping`, `/version`, `/info`, `/events`, `/system/df`, `/auth`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from aiohttp import web
+
+from engine.api import events, host, versions
+from engine.api.requests import call, reply, services
+from engine.api.services import JsonObject, Services
+
+
+@cache
+def engine_version() -> str:
+    """Return the version of the installed distribution."""
+    return importlib.metadata.version("pluggable-engine")
+
+
+async def ping(request: web.Request) -> web.Response:
+    """Answer; clients negotiate the version by the headers."""
+    headers = {
+        "Api-Version": versions.text(versions.CURRENT),
+        "Ostype": "linux",
+        "Docker-Experimental": "false",
+        "Builder-Version": "",
+        "Swarm": "inactive",
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+        "Server": f"engine/{engine_version()} (linux)",
+    }
+    return web.Response(text="OK" if request.method == "GET" else "", headers=headers)
+
+
+async def version(request: web.Request) -> web.Response:
+    """Say what runs here."""
+    instance = services(request).instance
+    facts = {
+        "ApiVersion": versions.text(versions.CURRENT),
+        "MinAPIVersion": versions.text(versions.OLDEST),
+        "GitCommit": "",
+        "GoVersion": f"none (Python {platform.python_version()})",
+        "Os": "linux",
+        "Arch": host.architecture(),
+        "KernelVersion": os.uname().release,
+        "BuildTime": "",
+    }
+    components: list[JsonObject] = [
+        {"Name": "Engine", "Version": engine_version(), "Details": {**facts, "Experimental": "false"}}
+    ]
+    components += [{"Name": name, "Version": number} for name, number in instance.components.items()]
+    return reply({"Platform": {"Name": ""}, "Components": components, "Version": engine_version(), **facts})
+
+
+async def info(request: web.Request) -> web.Response:
+    """Say how the daemon and the machine are."""
+    return reply(await call(request, _info, services(request)))
+
+
+def _info(managers: Services) -> JsonObject:
+    states = Counter(c.get("State") for c in managers.containers.list(all=True, filters={}))
+    instance = managers.instance
+    name, release = host.operating_system()
+    drivers = managers.plugins.info()
+
+    def names(group: str) -> list[str]:
+        return sorted({d.name for d in drivers if d.group == group and d.status in ("ok", "not loaded")})
+
+    return {
+        "ID": instance.id,
+        "Name": platform.node(),
+        "ServerVersion": engine_version(),
+        "Containers": sum(states.values()),
+        "ContainersRunning": states["running"],
+        "ContainersPaused": states["paused"],
+        "ContainersStopped": sum(states.values()) - states["running"] - states["paused"],
+        "Images": managers.images.count(),
+        "Driver": "overlay2",
+        "DriverStatus": [["Backing", "overlayfs on content-addressed layers"]],
+        "DockerRootDir": instance.data_root,
+        "Plugins": {
+            "Network": names("engine.network"),
+            "Volume": names("engine.volume"),
+            "Authorization": None,
+            "Log": ["k8s-file"],
+        },
+        "LoggingDriver": "k8s-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": host.cgroup_version(),
+        "MemoryLimit": True,
+        "SwapLimit": True,
+        "CpuCfsPeriod": True,
+        "CpuCfsQuota": True,
+        "CPUShares": True,
+        "CPUSet": True,
+        "PidsLimit": True,
+        "OomKillDisable": True,
+        "IPv4Forwarding": True,
+        "Debug": False,
+        "NFd": host.open_files(),
+        "NEventsListener": 0,
+        "SystemTime": host.now(),
+        "KernelVersion": os.uname().release,
+        "OperatingSystem": name,
+        "OSVersion": release,
+        "OSType": "linux",
+        "Architecture": platform.machine(),
+        "NCPU": len(os.sched_getaffinity(0)),
+        "MemTotal": host.memory_bytes(),
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": None,
+        "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+        "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+        "NoProxy": os.environ.get("NO_PROXY", ""),
+        "Labels": [],
+        "ExperimentalBuild": False,
+        "Runtimes": {instance.runtime: {"path": instance.runtime}},
+        "DefaultRuntime": instance.runtime,
+        "Swarm": {"NodeID": "", "LocalNodeState": "inactive", "ControlAvailable": False},
+        "LiveRestoreEnabled": True,
+        "Isolation": "",
+        "InitBinary": "",
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "Warnings": list(instance.warnings),
+    }
+
+
+async def disk_usage(request: web.Request) -> web.Response:
+    """Say what takes how much space; `type` (container, image, volume) chooses."""
+    kinds = set(request.query.getall("type", [])) or {"container", "image", "volume", "build-cache"}
+    return reply(await call(request, _disk_usage, services(request), kinds))
+
+
+def _disk_usage(managers: Services, kinds: set[str]) -> JsonObject:
+    answer: JsonObject = {"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
+    return answer
+
+
+ROUTES: list[Any] = [
+    web.get("/_ping", ping, allow_head=False),
+    web.head("/_ping", ping),
+    web.get("/version", version),
+    web.get("/info", info),
+    web.get("/events", events.events),
+    web.get("/system/df", disk_usage),
+]
