@@ -1,0 +1,1 @@
+"""The commands, a family in each file: plain functions whose signature is their command line."""

@@ -1,0 +1,39 @@
+"""What a command fails with: one line for people and an exit code for scripts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Failure(Exception):
+    """A command cannot go on. `str()` is the line that is printed after `engine: `."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ApiError(Failure):
+    """The daemon refused a request: its HTTP status and its message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unreachable(Failure):
+    """No daemon answers at the host."""
+
+
+class BadValue(Failure):
+    """A value on the command line is malformed: names the flag, the value, and the cause. Exit code 125 as docker's."""
+
+    def __init__(self, flag: str, value: str, cause: str) -> None:
+        super().__init__(f"invalid value {value!r} for {flag}: {cause}", 125)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` if a known word is close, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

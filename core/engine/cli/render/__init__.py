@@ -1,0 +1,1 @@
+"""What commands print: tables, sizes and times in words, Go templates, progress bars."""

@@ -1,0 +1,54 @@
+"""How a daemon was asked to run: the one argument of `engine.daemon.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_HOST = "unix:///run/engine/engine.sock"
+DEFAULT_DATA_ROOT = Path("/var/lib/engine")
+DEFAULT_EXEC_ROOT = Path("/run/engine")
+
+
+@dataclass(frozen=True)
+class DaemonTls:
+    """Files of a TLS listener; with `ca`, clients must show a certificate that it signed."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """What `engine daemon` was given; the defaults are those of the command line."""
+
+    hosts: tuple[str, ...] = (DEFAULT_HOST,)
+    """Addresses to listen on: `unix:///path` and `tcp://address:port`."""
+    data_root: Path = DEFAULT_DATA_ROOT
+    """What survives a reboot: images, volumes, state."""
+    exec_root: Path = DEFAULT_EXEC_ROOT
+    """What does not: namespaces, bundles, sockets (among them `cli.sock`)."""
+    net_driver: str = "bridge"
+    """Network driver of containers that name neither network nor driver."""
+    net_opts: Mapping[str, str] = field(default_factory=dict)
+    """Options of that driver's default network."""
+    insecure_registries: tuple[str, ...] = ()
+    """Registries that are spoken to by plain HTTP or without checking their certificates."""
+    registry_mirrors: tuple[str, ...] = ()
+    """Mirrors of Docker Hub, as URLs."""
+    runtime: str = ""
+    """OCI runtime, by name or path; empty: crun, or runc where crun does not work."""
+    idle_exit: float | None = None
+    """Seconds without a client, a request and a container after which the daemon stops; None: never."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    log_format: str = "text"
+    """text or json."""
+    tls: DaemonTls | None = None
+    """TLS of the tcp hosts."""
+    pidfile: Path | None = None
+    """File that holds the daemon's process id while it runs."""
+    cli_server: bool = True
+    """Whether to keep a warm command line (`engine.cli.warm`), which makes `engine` start ten times faster."""
