@@ -1,0 +1,289 @@
+"""The content-addressed layer store: each layer is unpacked once, verified, and published by a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.image.compression import DECOMPRESSION_ERRORS, Readable, decompressed
+from engine.image.metadata import Database, Layer
+from engine.image.unpack import drain, unpack
+from engine.spec.errors import InvalidParameter, Unavailable
+
+log = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LayerStore:
+    """Layers below `root`: directories `l/NAME` for overlayfs, blobs `b/NAME` as they came, `tmp/` for work.
+
+    Blobs are synced to disk before a layer counts; its directory (thousands of files) is synced later, in background.
+    After a power failure `collect` makes the directories that had not been synced again, from their blobs.
+    """
+
+    def __init__(self, root: Path, database: Database) -> None:
+        self.root = root
+        self._db = database
+        self._lock = threading.Lock()
+        self._writers = 0
+        self._sweep_due = False
+        self._making: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._syncing: threading.Thread | None = None
+        for name in ("l", "b", "tmp", "e"):
+            (root / name).mkdir(exist_ok=True)
+        self.empty = root / "e"
+        """An empty directory: the root file system of an image without layers."""
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def close(self) -> None:
+        """Wait for the background sync."""
+        with self._lock:
+            thread = self._syncing
+        if thread is not None:
+            thread.join()
+
+    # -- reading
+
+    def get(self, diff_id: str) -> Layer | None:
+        """The layer of a diff id, if it is here."""
+        return self._db.layer(diff_id)
+
+    def directory(self, layer: Layer) -> Path:
+        """What overlayfs takes as lowerdir."""
+        return self.root / "l" / layer.name
+
+    def blob(self, layer: Layer) -> Path:
+        """The file with the layer's blob as it came."""
+        return self.root / "b" / layer.name
+
+    # -- writing
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Layers that are added within are safe from `sweep` until the image that needs them is stored."""
+        with self._lock:
+            self._writers += 1
+        try:
+            yield
+        except BaseException:
+            self._sweep_due = True
+            raise
+        finally:
+            with self._lock:
+                self._writers -= 1
+                due = self._sweep_due and not self._writers
+            if due:
+                self.sweep()
+
+    @contextlib.contextmanager
+    def alone(self, diff_id: str) -> Iterator[None]:
+        """Only one thread at a time makes a layer; the others find it made."""
+        with self._lock:
+            lock = self._making[diff_id]
+        with lock:
+            yield
+
+    def add(self, source: Readable, *, diff_id: str = "", blob: str = "") -> Layer:
+        """Unpack, verify and publish the layer whose (compressed or plain) tar `source` yields.
+
+        `diff_id` and `blob` are the digests it must have; what is not given is taken as it comes. To be called within
+        `writing`, and within `alone` when the diff id is known. Raises InvalidParameter for a corrupt or hostile
+        layer, Unavailable for a full disk; nothing is left then.
+        """
+        with self.scratch() as scratch:
+            made = self._make(source, scratch, diff_id, blob)
+            with self.alone(made.diff_id):
+                return self.get(made.diff_id) or self._publish(made, scratch)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory on the store's file system that is gone afterwards. A full disk becomes a clear error here."""
+        path = self.root / "tmp" / secrets.token_hex(6)
+        try:
+            path.mkdir()
+            yield path
+        except OSError as err:
+            if err.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Unavailable(
+                    f"no room for the image below {self.root}", why=os.strerror(err.errno),
+                    hint="Free some space, for example by `engine image prune`.",
+                ) from err
+            raise
+        finally:
+            _remove_tree(path)
+
+    def _make(self, source: Readable, scratch: Path, diff_id: str, blob: str) -> Layer:
+        (scratch / "fs").mkdir()
+        (scratch / "fs").chmod(0o755)  # whatever the umask
+        with (scratch / "blob").open("wb") as file:
+            tee = _Tee(source, file.write)
+            content = _Tee(decompressed(tee))
+            try:
+                size = _unpack_into(scratch / "fs", content)
+                drain(content)
+                drain(tee)
+            except (InvalidParameter, *DECOMPRESSION_ERRORS, OSError) as err:
+                if isinstance(err, OSError) and err.errno is not None:
+                    raise
+                drain(tee)
+                _verify("blob", tee.digest, blob, err)
+                if isinstance(err, InvalidParameter):
+                    raise
+                why = str(err) or "its compressed data ends early"
+                raise InvalidParameter("the layer is corrupt", why=why) from err
+            _verify("blob", tee.digest, blob)
+            _verify("content", content.digest, diff_id)
+            file.flush()
+            os.fsync(file.fileno())
+        return Layer(content.digest, secrets.token_hex(6), tee.digest, tee.size, content.size, size, self._boot)
+
+    def _publish(self, layer: Layer, scratch: Path) -> Layer:
+        (scratch / "blob").rename(self.blob(layer))
+        (scratch / "fs").rename(self.directory(layer))
+        _sync_directory(self.root / "b")
+        _sync_directory(self.root / "l")
+        self._db.put_layer(layer)
+        self._sync_later()
+        return layer
+
+    def _sync_later(self) -> None:
+        with self._lock:
+            if self._syncing is None:
+                self._syncing = threading.Thread(target=self._sync, name="image-sync", daemon=True)
+                self._syncing.start()
+
+    def _sync(self) -> None:
+        while True:
+            with self._lock:
+                names = [layer.name for layer in self._db.layers() if layer.boot == self._boot]
+                if not names:
+                    self._syncing = None
+                    return
+            try:
+                _sync_file_system(self.root)
+            except OSError as err:
+                log.warning("layers not synced to disk, they stay marked: %s", err)
+                with self._lock:
+                    self._syncing = None
+                return
+            self._db.mark_on_disk(names)
+
+    # -- removing
+
+    def sweep(self) -> int:
+        """Remove the layers that no image has; returns the bytes freed. Put off while an image is being stored."""
+        with self._lock:
+            if self._writers:
+                self._sweep_due = True
+                return 0
+            self._sweep_due = False
+            dropped = self._db.drop_unused_layers()
+        for layer in dropped:
+            self._discard(layer)
+        return sum(layer.size + layer.blob_size for layer in dropped)
+
+    def _discard(self, layer: Layer) -> None:
+        self.blob(layer).unlink(missing_ok=True)
+        grave = self.root / "tmp" / layer.name
+        with contextlib.suppress(FileNotFoundError):
+            self.directory(layer).rename(grave)
+        _remove_tree(grave)
+
+    def collect(self) -> None:
+        """At start, before anything uses the store: remove what a crash left, restore what a power failure took."""
+        for leftover in (self.root / "tmp").iterdir():
+            _remove_tree(leftover)
+        self.sweep()
+        known = {layer.name: layer for layer in self._db.layers()}
+        for kind in ("l", "b"):
+            for path in (self.root / kind).iterdir():
+                if path.name not in known:
+                    log.info("removed %s: left by a crash", path)
+                    _remove_tree(path)
+        for layer in known.values():
+            if layer.boot not in ("", self._boot) or not self.directory(layer).is_dir():
+                self._restore(layer)
+        if any(layer.boot for layer in self._db.layers()):
+            self._sync_later()
+
+    def _restore(self, layer: Layer) -> None:
+        log.warning("layer %s may be incomplete after a power failure: made again from its blob", layer.diff_id)
+        with self.scratch() as scratch, self.blob(layer).open("rb") as blob:
+            self._make(blob, scratch, layer.diff_id, layer.blob)
+            _remove_tree(self.directory(layer))
+            (scratch / "fs").rename(self.directory(layer))
+        _sync_file_system(self.root)
+        self._db.mark_on_disk([layer.name])
+
+
+class _Tee:
+    """A stream that hashes and counts what passes, and hands it to `also`."""
+
+    def __init__(self, source: Readable, also: object = None) -> None:
+        self._source = source
+        self._also = also
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._source.read(size)
+        self._hash.update(data)
+        self.size += len(data)
+        if callable(self._also):
+            self._also(data)
+        return data
+
+    @property
+    def digest(self) -> str:
+        return "sha256:" + self._hash.hexdigest()
+
+
+def _unpack_into(path: Path, content: Readable) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return unpack(content, fd)
+    finally:
+        os.close(fd)
+
+
+def _verify(what: str, found: str, wanted: str, cause: BaseException | None = None) -> None:
+    if wanted and found != wanted:
+        raise InvalidParameter(
+            f"the layer is corrupt: its {what} does not have the digest {wanted}", why=f"it has {found}",
+            hint="Try again; if it stays so, the registry or the archive is damaged.",
+        ) from cause
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_file_system(path: Path) -> None:
+    """syncfs(2): everything written to the file system of `path` is on disk afterwards."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+    finally:
+        os.close(fd)
+
+
+def _remove_tree(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
