@@ -11,10 +11,10 @@ from aiohttp import web
 from engine.api.attach import content_type
 from engine.api.containers import terminal_size
 from engine.api.detach import parse_keys
-from engine.api.hijack import RAW, RawConnection, Taken
+from engine.api.hijack import RawConnection, Taken
 from engine.api.requests import acquire, call, json_body, reply, services
 from engine.api.services import JsonObject
-from engine.api.streams import Pump, discard
+from engine.api.streams import STDOUT, Pump, discard, frame
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,9 @@ async def start(request: web.Request) -> web.StreamResponse:
         raise
     except EngineError as err:
         failed = RawConnection(request)
-        failed.accept(request, RAW)
-        await failed.write(f"{err}\r\n".encode())
+        failed.accept(request, content_type(request, tty))
+        text = f"{err}\r\n".encode()
+        await failed.write(text if tty else frame(STDOUT, text))
         return Taken()
     opening: Future[socket.socket] = Future()
     opening.set_result(_there(monitor))

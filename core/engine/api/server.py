@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from engine.api import containers, errors, execs, system
+from engine.api import containers, errors, execs, images, system, volumes
 from engine.api.requests import BODY_BYTES, SERVICES, WORKERS
 from engine.api.services import Services
 from engine.api.tls import HalfCloseTLS
@@ -48,7 +48,7 @@ def build_app(services: Services) -> web.Application:
     app[SERVICES] = services
     app[WORKERS] = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
     app[_SILENT] = {}
-    for part in (system, containers, execs):
+    for part in (system, containers, execs, images, volumes):
         app.add_routes(part.ROUTES)
     app.router.register_resource(VersionPrefix(app.router))
     app.on_cleanup.append(_end_workers)

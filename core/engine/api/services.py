@@ -11,24 +11,27 @@ Rules for all of them:
   drops it on False.
 - Byte streams (`Readable`) are closed by the API, on a worker thread, when no read is under way. Log readers are closed
   at any time: whoever blocks in them then returns.
-- Progress callbacks get docker's JSON messages, are called on the worker thread, and raise `ConnectionAbortedError`
-  when the client went away: the work is given up, and the exception passes through.
+- Progress callbacks may be called on any thread, and raise `ConnectionAbortedError` when the client went away: the work
+  is given up, and the exception passes through.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from engine.spec.driver import Driver
+from engine.image.model import HistoryEntry, Image, ProgressSink, Removal
+from engine.plugins import Plugins
 from engine.spec.plugin import Event
+from engine.volume.record import VolumeRecord
 
 JsonObject = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
-Progress = Callable[[JsonObject], None]
+Auth = Mapping[str, str]
+"""docker's AuthConfig."""
 
 
 class Readable(Protocol):
@@ -239,6 +242,48 @@ class LogReader(Protocol):
         """End it, from any thread."""
 
 
+class Writable(Protocol):
+    """Where bytes are written to, such as a response."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Take all of `data`. Raises ConnectionAbortedError when the client went away."""
+
+
+class ImageManager(Protocol):
+    """Images: what the API uses of `engine.image.manager.ImageManager`, where the methods are described."""
+
+    def resolve(self, ref_or_id: str) -> Image: ...  # noqa: D102
+    def history(self, ref: str) -> Sequence[HistoryEntry]: ...  # noqa: D102
+    def pull(  # noqa: D102
+        self, ref: str, *, auth: Auth | None, progress: ProgressSink | None, platform: str | None
+    ) -> Image: ...
+    def push(self, ref: str, *, auth: Auth | None, progress: ProgressSink | None) -> str: ...  # noqa: D102
+    def login(self, server: str, username: str, password: str) -> str: ...  # noqa: D102
+    def tag(self, src: str, dst: str) -> None: ...  # noqa: D102
+    def remove(self, ref: str, *, force: bool, prune: bool) -> Sequence[Removal]: ...  # noqa: D102
+    def prune(self, *, all: bool, filters: Filters | None) -> tuple[Sequence[Removal], int]: ...  # noqa: D102
+    def load(self, source: Readable, *, progress: ProgressSink | None) -> Sequence[str]: ...  # noqa: D102
+    def save(self, refs: Sequence[str], out: Writable) -> None: ...  # noqa: D102
+    def import_(  # noqa: D102
+        self, source: Readable, ref: str, *, changes: Iterable[str], message: str, platform: str | None
+    ) -> Image: ...
+    def list(self, filters: Filters | None = None) -> Sequence[Image]: ...  # noqa: D102
+
+
+class VolumeManager(Protocol):
+    """Volumes: what the API uses of `engine.volume.manager.VolumeManager`, where the methods are described."""
+
+    def create(  # noqa: D102
+        self, name: str | None, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+    ) -> VolumeRecord: ...
+    def describe(self, record: VolumeRecord) -> JsonObject: ...  # noqa: D102
+    def inspect(self, name: str) -> JsonObject: ...  # noqa: D102
+    def usage(self, name: str) -> tuple[int, int]: ...  # noqa: D102
+    def remove(self, name: str, force: bool = False) -> None: ...  # noqa: D102
+    def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]: ...  # noqa: D102
+    def list(self, filters: Filters | None = None) -> Sequence[VolumeRecord]: ...  # noqa: D102
+
+
 class EventBus(Protocol):
     """What happens, as it happens, and the recent past: `engine.events.EventBus`."""
 
@@ -249,33 +294,6 @@ class EventBus(Protocol):
 
         Filtering and `until` are the API's.
         """
-
-
-class DriverInfo(Protocol):
-    """One driver as `engine.plugins` lists it."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def group(self) -> str: ...  # noqa: D102
-    @property
-    def distribution(self) -> str: ...  # noqa: D102
-    @property
-    def version(self) -> str: ...  # noqa: D102
-    @property
-    def status(self) -> str: ...  # noqa: D102
-    @property
-    def reason(self) -> str: ...  # noqa: D102
-
-
-class Plugins(Protocol):
-    """The registry of drivers."""
-
-    def info(self, group: str | None = None) -> Sequence[DriverInfo]:
-        """List drivers, without loading them."""
-
-    def get(self, group: str, name: str) -> Driver:
-        """Load one."""
 
 
 class Doctor(Protocol):
@@ -305,9 +323,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Services:
-    """All that the API needs; made by the composition root. Images, networks and volumes follow."""
+    """All that the API needs; made by the composition root."""
 
     containers: ContainerManager
+    images: ImageManager
+    volumes: VolumeManager
     events: EventBus
     plugins: Plugins
     doctor: Doctor

@@ -18,7 +18,7 @@ from aiohttp import web
 from engine.api import errors
 from engine.api.detach import DEFAULT_KEYS, KeySequence
 from engine.api.requests import WORKERS, call
-from engine.api.services import JsonObject, Progress, Readable
+from engine.api.services import JsonObject, Readable
 from engine.spec.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ STDIN_BYTES = 8192
 """Most bytes of stdin in one message to the monitor."""
 CHUNK = 1 << 18
 """Bytes of an archive that are read and sent at once."""
+_MESSAGES = 256
+"""Progress messages that wait for a slow client; with more, those that only move a bar are dropped."""
 
 
 def frame(stream: int, data: bytes) -> bytes:
@@ -300,18 +302,18 @@ class RequestStream:
 
 
 class Messages:
-    """docker's JSON messages from a manager's thread; what a slow client would only see superseded is left out."""
+    """JSON messages from a manager's threads; what a slow client would only see superseded is left out."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[JsonObject | None] = asyncio.Queue()
         self._aborted = False
 
-    def progress(self, message: JsonObject) -> None:
+    def put(self, message: JsonObject) -> None:
         """Take a message, from any thread. Raises ConnectionAbortedError when the client is gone."""
         if self._aborted:
             raise ConnectionAbortedError("the client is gone")
-        if message.get("progressDetail") and self._queue.qsize() > 256:
+        if message.get("progressDetail") and self._queue.qsize() > _MESSAGES:
             return
         self._loop.call_soon_threadsafe(self._queue.put_nowait, message)
 
@@ -328,18 +330,19 @@ class Messages:
         return await self._queue.get()
 
 
-async def send_progress(request: web.Request, work: Callable[[Progress], object]) -> web.StreamResponse:
-    """Run work on a worker thread and stream its messages as JSON, one a line.
+async def send_messages(
+    request: web.Request, work: Callable[[Callable[[JsonObject], None]], object]
+) -> web.StreamResponse:
+    """Run work on a worker thread and stream the messages that it gives to its argument as JSON, one a line.
 
-    An error before the first message is an ordinary error response; later it is docker's `{"errorDetail": ...}`
-    message.
+    An error before the first message is an ordinary error response; later it is docker's `{"errorDetail": ...}` message.
     A client that goes away makes the work's next message raise ConnectionAbortedError.
     """
     messages = Messages()
 
     def run() -> object:
         try:
-            return work(messages.progress)
+            return work(messages.put)
         finally:
             messages.end()
 
@@ -361,8 +364,53 @@ async def send_progress(request: web.Request, work: Callable[[Progress], object]
         return response
     finally:
         messages.abort()
-        if not done.done():
-            done.add_done_callback(_forget)
+        done.add_done_callback(_forget)
+
+
+class ChannelWriter:
+    """A channel as a file that is written."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def write(self, data: bytes) -> int:
+        """Hand data on; blocks while the client is slow. Raises ConnectionAbortedError when it is gone."""
+        if not self._channel.put(data):
+            raise ConnectionAbortedError("the client is gone")
+        return len(data)
+
+
+async def send_written(
+    request: web.Request, work: Callable[[ChannelWriter], object], content_type: str
+) -> web.StreamResponse:
+    """Run work on a worker thread and send what it writes. An error before that is an ordinary error response."""
+    channel = Channel()
+
+    def run() -> object:
+        try:
+            return work(ChannelWriter(channel))
+        finally:
+            channel.end()
+
+    done = asyncio.ensure_future(call(request, run))
+    try:
+        data = await channel.get()
+        if not data:
+            await done
+        response = await begin(request, content_type)
+        while data:
+            await response.write(data)
+            data = await channel.get()
+        await done
+        await response.write_eof()
+        return response
+    except EngineError as err:
+        if request.writer.output_size:
+            return cut(request, err)
+        raise
+    finally:
+        channel.close()
+        done.add_done_callback(_forget)
 
 
 def _error_message(error: EngineError) -> dict[str, Any]:

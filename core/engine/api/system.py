@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engine.api import events, host, versions
+from engine.api import events, host, images, versions, volumes
 from engine.api.requests import call, reply, services
 from engine.api.services import JsonObject, Services
 
@@ -79,7 +79,7 @@ def _info(managers: Services) -> JsonObject:
         "ContainersRunning": states["running"],
         "ContainersPaused": states["paused"],
         "ContainersStopped": sum(states.values()) - states["running"] - states["paused"],
-        "Images": managers.images.count(),
+        "Images": len(managers.images.list()),
         "Driver": "overlay2",
         "DriverStatus": [["Backing", "overlayfs on content-addressed layers"]],
         "DockerRootDir": instance.data_root,
@@ -137,7 +137,18 @@ async def disk_usage(request: web.Request) -> web.Response:
 
 
 def _disk_usage(managers: Services, kinds: set[str]) -> JsonObject:
-    answer: JsonObject = {"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
+    answer: JsonObject = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+    used = Counter(c.get("ImageID") for c in managers.containers.list(all=True, filters={}))
+    if "image" in kinds:
+        found = [image for image in managers.images.list() if not image.builtin]
+        answer["Images"] = [{**images.summary(i), "SharedSize": 0, "Containers": used[i.id]} for i in found]
+        answer["LayersSize"] = sum(image.size for image in found)
+    if "container" in kinds:
+        answer["Containers"] = managers.containers.list(all=True, size=True, filters={})
+    if "volume" in kinds:
+        answer["Volumes"] = volumes.with_usage(managers)
+    if "build-cache" in kinds:
+        answer["BuildCache"] = []
     return answer
 
 
