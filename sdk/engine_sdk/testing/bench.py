@@ -30,7 +30,7 @@ def engine(host: PrivateHost, fault: Fault | None = None) -> Reconciler:
     from engine.reconcile.reconciler import Reconciler
 
     tag = Tag(instance="0ec0ec0e", link_group=0xEC0EC0E, table="engine-conformance")
-    appliers = default_appliers(tag, mount_roots=[host.root / "run"])
+    appliers = default_appliers(tag, roots=(host.root / "run", host.root / "volumes"))
     if fault is None:
         return Reconciler(tag, appliers)
     return Reconciler(tag, [cast("Applier", FaultyApplier(applier, fault)) for applier in appliers])

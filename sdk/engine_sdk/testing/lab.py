@@ -56,14 +56,15 @@ class Lab:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONHASHSEED": "0"},
         )
 
-    def run(self, check: Check) -> Outcome:
-        """Run one check and return what came of it."""
+    def run(self, check: Check, deadline: float | None = None) -> Outcome:
+        """Run one check, in its own time or the given one, and return what came of it."""
+        deadline = deadline or check.deadline
         process = self._process
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the lab has no pipes")
-        process.stdin.write(json.dumps({"check": check.name}).encode() + b"\n")
+        process.stdin.write(json.dumps({"check": check.name, "deadline": deadline}).encode() + b"\n")
         process.stdin.flush()
-        answer = _read_line(process.stdout.fileno(), check.deadline + _GRACE)
+        answer = _read_line(process.stdout.fileno(), deadline + _GRACE)
         if answer is None:
             return Outcome("failed", f"the lab did not answer (exit status {process.poll()})")
         return Outcome(**json.loads(answer))
@@ -122,7 +123,7 @@ def _place(err: BaseException) -> str:
     return "".join(traceback.format_tb(err.__traceback__)[-4:])
 
 
-def _in_fork(check: Check, subject: Any) -> Outcome:
+def _in_fork(check: Check, subject: Any, deadline: float) -> Outcome:
     """Run a check in a fork with a deadline; whatever it started is killed with it."""
     directory = Path(tempfile.mkdtemp(prefix="engine-conformance-"))
     reader, writer = os.pipe()
@@ -135,7 +136,7 @@ def _in_fork(check: Check, subject: Any) -> Outcome:
         os._exit(0)
     os.close(writer)
     try:
-        answer = _read_line(reader, check.deadline)
+        answer = _read_line(reader, deadline)
     finally:
         os.close(reader)
         for target in (-child, child):  # the group may not be there yet
@@ -146,7 +147,7 @@ def _in_fork(check: Check, subject: Any) -> Outcome:
     if answer is not None:
         return Outcome(**json.loads(answer))
     if status == -signal.SIGKILL:
-        return Outcome("failed", f"gave no answer within {check.deadline:g} s")
+        return Outcome("failed", f"gave no answer within {deadline:g} s")
     return Outcome("failed", f"the process ended with status {status}: the driver crashed it")
 
 
@@ -167,7 +168,8 @@ def main() -> None:
     checks = checks_of(given["kind"])
     subject = Subject(given["kind"], given["driver"], given["options"])
     for line in sys.stdin:
-        outcome = _in_fork(checks[json.loads(line)["check"]], subject)
+        request = json.loads(line)
+        outcome = _in_fork(checks[request["check"]], subject, request["deadline"])
         os.write(answers, json.dumps(outcome._asdict()).encode() + b"\n")
 
 

@@ -62,6 +62,18 @@ def plans_survive_json(subject: Subject) -> None:
     explain("plans that JSON changes", changed)
 
 
+@CHECKS.pure
+def plans_obey_the_rules(subject: Subject) -> None:
+    """Plans name only links that the engine gave or the operator selected, and publish no ports."""
+    from engine.network.vet import vet
+
+    for case in requests.cases(subject):
+        net = requests.network(subject, case)
+        vet(requests.network_plan(subject, net), net, driver=subject.name)
+        end = requests.endpoint(subject, case, net)
+        vet(requests.endpoint_plan(subject, net, end), net, end, driver=subject.name)
+
+
 def _sandbox_links(plan: Plan) -> set[str]:
     names: set[str] = set()
     for link in plan.resources:

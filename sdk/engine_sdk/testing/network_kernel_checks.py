@@ -138,8 +138,13 @@ def endpoint_failure_at_every_step_leaves_nothing(subject: Subject, host: Privat
     """When the kernel refuses any one resource of the endpoint's plan, nothing of the plan is left."""
     private_only(subject)
     bench = NetworkBench(subject, host)
-    end, sandbox = bench.endpoint(), bench.new_sandbox()
-    fail_at_every_step(host, lambda: bench.state(sandbox), bench.use, lambda core: bench.attach(core, end, sandbox))
+    end, sandbox, plan = bench.endpoint(), bench.new_sandbox(), requests.network_plan(subject, bench.net)
+    bench.use(engine(host))
+
+    def adopt(core: Reconciler) -> None:
+        core.adopt(bench.owner, plan)
+
+    fail_at_every_step(host, lambda: bench.state(sandbox), adopt, lambda core: bench.attach(core, end, sandbox))
 
 
 def leftovers_of_a_killed_engine_are_collected(subject: Subject, host: PrivateHost) -> None:

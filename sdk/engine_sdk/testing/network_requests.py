@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from engine_sdk import Endpoint, LinkFact, Network, Peer, Plan, Subnet
+from engine_sdk import Endpoint, EngineError, LinkFact, Network, Peer, Plan, Subnet
 from engine_sdk.testing.checks import NotDeclared
 from engine_sdk.testing.subject import Subject
 
@@ -40,15 +39,23 @@ def applies(subject: Subject, case: Case) -> bool:
 
 
 def cases(subject: Subject) -> list[Case]:
-    """Return the varieties that the driver answers: all that apply, but those that it refuses as unsupported."""
-    answered = []
+    """Return the varieties that the driver has plans for.
+
+    Those that it refuses are left out, and so are its failures: each variety has a check of its own that shows them. The
+    last failure is raised if nothing is left.
+    """
+    answered: list[Case] = []
+    failure: Exception | None = None
     for case in CASES:
         if applies(subject, case):
-            with contextlib.suppress(NotDeclared):
+            try:
                 endpoint_plan(subject, net := network(subject, case), endpoint(subject, case, net))
+            except (NotDeclared, AssertionError, EngineError) as err:
+                failure = err
+            else:
                 answered.append(case)
-    if not answered:
-        raise NotDeclared("driver does not support a single kind of request")
+    if failure and not answered:
+        raise failure
     return answered
 
 

@@ -27,6 +27,7 @@ _CLOCKS = frozenset(
 ) | {"sleep", "localtime", "ctime"}
 _HARMLESS = ("fspath", "_path", "register_at_fork")
 """Functions of the module `posix` that only compute."""
+_STANDARD = os.path.dirname(os.__file__)  # noqa: PTH120
 _ENVIRONMENT = {getattr(type(os.environ), name).__code__ for name in ("__getitem__", "__iter__", "__len__")}
 
 
@@ -49,15 +50,16 @@ class Watch:
         self._armed = False
 
     def _note(self, text: str, frame: FrameType | None) -> None:
-        caller = frame
+        place = ""
         while frame is not None:
             name = frame.f_code.co_filename
             if name.startswith("<frozen importlib") or name == logging.__file__:
                 return
+            if not place and not _is_standard(name):
+                place = f" at {name}:{frame.f_lineno}"
             frame = frame.f_back
-        where = f" at {caller.f_code.co_filename}:{caller.f_lineno}" if caller else ""
-        if f"{text}{where}" not in self.touched:
-            self.touched.append(f"{text}{where}")
+        if f"{text}{place}" not in self.touched:
+            self.touched.append(f"{text}{place}")
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if self._armed and event.startswith(_AUDITED):
@@ -69,6 +71,11 @@ class Watch:
             self._note("os.environ", frame.f_back)
         elif event == "c_call" and _forbidden(arg):
             self._note(f"{getattr(arg, '__module__', None) or type(arg.__self__).__name__}.{arg.__name__}", frame)
+
+
+def _is_standard(file: str) -> bool:
+    """Return whether a file is part of Python: the driver's line that called into it says more."""
+    return file.startswith((f"{_STANDARD}{os.sep}", "<")) and "site-packages" not in file
 
 
 def _forbidden(function: Any) -> bool:

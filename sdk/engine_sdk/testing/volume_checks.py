@@ -36,6 +36,15 @@ def plan_survives_json(subject: Subject) -> None:
 
 
 @CHECKS.pure
+def plan_obeys_the_rules(subject: Subject) -> None:
+    """Data lie below the volume's directory, mount points below its run directory, sources are the operator's."""
+    from engine.volume.vet import vet
+
+    volume = requests.volume(subject)
+    vet(volume, requests.volume_plan(subject, volume), subject.given)
+
+
+@CHECKS.pure
 def volumes_do_not_collide(subject: Subject) -> None:
     """Plans of two volumes claim no exclusive thing twice."""
     first, second = (
