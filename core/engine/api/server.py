@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from engine.api import containers, errors, execs, images, system, volumes
+from engine.api import containers, errors, execs, extensions, images, system, volumes
+from engine.api.activity import ACTIVITY, Activity
 from engine.api.requests import BODY_BYTES, SERVICES, WORKERS
 from engine.api.services import Services
 from engine.api.tls import HalfCloseTLS
@@ -48,7 +49,8 @@ def build_app(services: Services) -> web.Application:
     app[SERVICES] = services
     app[WORKERS] = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
     app[_SILENT] = {}
-    for part in (system, containers, execs, images, volumes):
+    app[ACTIVITY] = Activity()
+    for part in (system, containers, execs, images, volumes, extensions):
         app.add_routes(part.ROUTES)
     app.router.register_resource(VersionPrefix(app.router))
     app.on_cleanup.append(_end_workers)
@@ -64,7 +66,7 @@ async def _note_connection(request: web.Request, handler: Handler) -> web.Stream
     timer = request.app[_SILENT].pop(request.protocol, None)
     if timer is not None:
         timer.cancel()
-    return await handler(request)
+    return await request.app[ACTIVITY].counted(request, handler)
 
 
 def _cut(connection: web.RequestHandler, silent: dict[asyncio.Protocol, asyncio.TimerHandle]) -> None:

@@ -21,8 +21,10 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from engine.container.record import Endpoint
+from engine.container.waiters import ExitResult
 from engine.image.model import HistoryEntry, Image, ProgressSink, Removal
 from engine.plugins import Plugins
 from engine.spec.plugin import Event
@@ -47,15 +49,7 @@ class Readable(Protocol):
         """Release what is behind it."""
 
 
-class ExitResult(NamedTuple):
-    """What `wait` ends with: the exit code, and why waiting failed (empty: it did not)."""
-
-    code: int
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Attachment:
+class Attachment(Protocol):
     """A client's way to a container's streams.
 
     `connection` becomes the monitor's SEQPACKET socket: each message read is a stream byte (2 stdout, 3 stderr) and
@@ -65,10 +59,17 @@ class Attachment:
     fails with an EngineError if the start fails or the container is removed before.
     """
 
-    tty: bool
-    open_stdin: bool
-    """The container was created with OpenStdin; otherwise the API sends nothing and never shuts down the write side."""
-    connection: Future[socket.socket]
+    @property
+    def tty(self) -> bool:
+        """Whether the container has a terminal."""
+
+    @property
+    def open_stdin(self) -> bool:
+        """Whether it was created with OpenStdin; otherwise nothing is sent and the write side is never shut down."""
+
+    @property
+    def connection(self) -> Future[socket.socket]:
+        """The monitor's socket, now or later."""
 
 
 class ContainerManager(Protocol):
@@ -163,6 +164,15 @@ class ContainerManager(Protocol):
 
     def attach(self, ref: str) -> Attachment:
         """Ask for the streams; see `Attachment`. Raises Conflict when it is paused."""
+
+    def connect(self, network: str, ref: str, endpoint: Endpoint) -> None:
+        """Attach to a network (name or id): at once if it runs, else when it starts.
+
+        `endpoint.network` is not looked at.
+        """
+
+    def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
+        """Detach from a network."""
 
     def exec_create(self, ref: str, config: JsonObject) -> str:
         """Prepare an exec from docker's ExecConfig and return its id.

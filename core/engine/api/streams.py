@@ -335,7 +335,7 @@ async def send_messages(
 ) -> web.StreamResponse:
     """Run work on a worker thread and stream the messages that it gives to its argument as JSON, one a line.
 
-    An error before the first message is an ordinary error response; later it is docker's `{"errorDetail": ...}` message.
+    An error before the first message is an ordinary error response; later it is docker's `{"errorDetail": ...}`.
     A client that goes away makes the work's next message raise ConnectionAbortedError.
     """
     messages = Messages()
