@@ -23,11 +23,11 @@ from engine.reconcile.applier import Sandbox
 from engine.reconcile.reconciler import Reconciler
 from engine.runtime.model import HOST, PRIVATE, Mount
 from engine.runtime.oci_spec import oci_config, oci_config_text
-from engine.spec.errors import Conflict, EngineError
+from engine.runtime.rootfs import directory_in_root
+from engine.spec.errors import Conflict, EngineError, NotFound
 from engine.spec.mounts import OverlayMount
 from engine.spec.resource import Plan, Resource
 from engine.volume.manager import VolumeManager
-from engine.volume.subpath import resolve_subpath
 
 
 @dataclass(frozen=True)
@@ -218,14 +218,21 @@ class Environment:
     def _source(self, container: Container, mount: MountPoint, rootfs: Path) -> str:
         if mount.type == "bind":
             return mount.source
-        path = self._volumes.mount(mount.source, container.id)
-        if not mount.no_copy:
-            self._volumes.populate(mount.source, rootfs, mount.target)
-        return str(resolve_subpath(path, mount.subpath)) if mount.subpath else str(path)
+        path = self._volumes.mount(mount.source, container.id, subpath=mount.subpath)
+        if not mount.no_copy and not mount.subpath:
+            source = directory_in_root(rootfs, mount.target)
+            if source is not None:
+                self._volumes.populate(mount.source, source)
+        return str(path)
 
     def mount_source(self, mount: MountPoint) -> str:
         """Return the host path that a mount shows, for inspect."""
-        return self._volumes.mountpoint(mount.source) if mount.type == "volume" else mount.source
+        if mount.type != "volume":
+            return mount.source
+        try:
+            return str(self._volumes.inspect(mount.source)["Mountpoint"])
+        except NotFound:  # removed by force, with the container left
+            return ""
 
     def _release_volumes(self, container: Container) -> None:
         for name in {m.source for m in container.mounts if m.type == "volume"}:
