@@ -31,7 +31,6 @@ class _Gzip(io.RawIOBase):
         self._source = source
         self._member = zlib.decompressobj(31)
         self._input = b""
-        self._started = False
 
     def readable(self) -> bool:
         return True
@@ -39,19 +38,18 @@ class _Gzip(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while True:
             if self._member.eof:
-                self._input = (self._member.unused_data + self._input).lstrip(b"\0") or self._source.read(CHUNK)
-                if not self._input:
-                    return 0
                 self._input = self._input.lstrip(b"\0")  # zero padding between and after members is customary
-                if not self._input:
-                    continue
-                self._member, self._started = zlib.decompressobj(31), False
             if not self._input:
                 self._input = self._source.read(CHUNK)
                 if not self._input:
+                    if self._member.eof:
+                        return 0
                     raise zlib.error("the gzip stream ends too early")
+                continue
+            if self._member.eof:
+                self._member = zlib.decompressobj(31)
             data = self._member.decompress(self._input, len(buffer))
-            self._input = self._member.unconsumed_tail
+            self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
             if data:
                 buffer[: len(data)] = data
                 return len(data)

@@ -80,7 +80,7 @@ class ImageManager:
         self._events = events
 
     def collect(self) -> None:
-        """At start, while nothing is pulled, loaded or started: remove half-made and unreferenced files and layers, repair what a power failure damaged."""
+        """At start, while nothing is pulled or loaded: remove what is half-made or unreferenced, repair the damaged."""
         self._drop_unused_hidden()
         self._store.collect()
         shutil.rmtree(self._registries.scratch, ignore_errors=True)  # credentials that a killed pull left
