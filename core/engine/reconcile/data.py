@@ -54,8 +54,8 @@ class DataApplier:
         raise Unsupported(f"{'/'.join(new.key)} cannot be changed in place")
 
     def remove(self, batch: Sequence[Resource], context: Context) -> list[tuple[Resource, Exception]]:
-        """Data is never removed with a plan: it goes with its volume, which its manager removes."""
-        return [(r, Unsupported(f"{'/'.join(r.key)} is data: it goes with its volume only")) for r in batch]
+        """Do nothing: data stays when its plan goes. Its manager removes it with the volume."""
+        return []
 
     def diff(self, wanted: Mapping[Key, Resource], contexts: Mapping[Key, Context]) -> list[Difference]:
         """Return what is missing, or is there as another kind of file."""
@@ -164,6 +164,17 @@ def _set_root(resource: Image, path: Path) -> None:
         os.close(mount)
 
 
+def write_file(path: Path, text: str) -> None:
+    """Put a file in place of another one: after a crash the old or the new one is there, whole. Raises OSError."""
+    unfinished = path.with_name(path.name + ".new")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    _sync_directory(path.parent)
+
+
 def _sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -191,11 +202,8 @@ def _refused(resource: Resource, err: OSError | EngineError, created: Sequence[R
     return BatchError(resource, cause, created, exists=code == errno.EEXIST, errno=code)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all that is in it; one that is gone already is no error.
-
-    Raises Conflict if anything is mounted in it: what is mounted there is somebody else's data. Raises OSError.
-    """
+def check_removable(path: Path) -> None:
+    """Raise Conflict if anything is mounted in a directory: that would be somebody else's data."""
     inside = [m.target for m in mountinfo.read() if m.target == str(path) or mountinfo.is_below(m.target, str(path))]
     if inside:
         raise Conflict(
@@ -203,6 +211,14 @@ def remove_tree(path: Path) -> None:
             why=f"{', '.join(inside[:5])} is mounted",
             hint="Unmount it first; nothing was removed",
         )
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it; one that is gone already is no error.
+
+    Raises Conflict if anything is mounted in it, and OSError.
+    """
+    check_removable(path)
     try:
         shutil.rmtree(path)
     except FileNotFoundError:

@@ -20,7 +20,7 @@ from engine.reconcile import loops, mountapi
 from engine.spec.mounts import Bind, ImageMount, Mount, OverlayMount, Tmpfs
 from engine.spec.resource import Resource
 
-NETWORK_DEADLINE = 30.0
+NETWORK_DEADLINE = 15.0
 """Seconds that a server has to answer a mount."""
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p"})
 _OVERLAY = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"))

@@ -83,16 +83,19 @@ class MountApplier:
         return created
 
     def update(self, old: Resource, new: Resource, context: Context) -> None:
-        """Change the options of a mount in place. Raises OSError."""
+        """Change the options of a mount in place. Raises BatchError."""
+        wanted = options_of(new)
+        dropped = {*options_of(old), *(() if _may_be_read_only(new) else ("ro",))} - set(wanted)
         root, relative = self._place(target_of(new))
-        mount = mountapi.open_below(root, relative)
         try:
-            wanted, before = options_of(new), options_of(old)
-            cleared = [option for option in before if option not in wanted]
-            recursive = isinstance(new, Bind) and new.recursive
-            mountapi.set_attributes(mount, wanted, clear=cleared, recursive=recursive)
-        finally:
-            os.close(mount)
+            mount = mountapi.open_below(root, relative)
+            try:
+                recursive = isinstance(new, Bind) and new.recursive
+                mountapi.set_attributes(mount, wanted, clear=dropped, recursive=recursive)
+            finally:
+                os.close(mount)
+        except OSError as err:
+            raise _refused(new, err, (), context.owner) from err
 
     def remove(self, batch: Sequence[Resource], context: Context) -> list[tuple[Resource, Exception]]:
         """Unmount things and remove their mount points. A busy one is tried for a second."""
@@ -249,8 +252,13 @@ def option_difference(resource: Resource, mounted: Mounted) -> dict[str, tuple[o
     wanted = set(options_of(resource))
     seen = {option for option in _COMPARED if option in mounted.options}
     lacking = {option for option in _COMPARED if option in wanted} - seen
-    locked = "ro" in seen and "ro" not in wanted and not isinstance(resource, Bind | OverlayMount)
+    locked = "ro" in seen and "ro" not in wanted and not _may_be_read_only(resource)
     return {"options": (tuple(sorted(wanted)), tuple(sorted(seen)))} if lacking or locked else {}
+
+
+def _may_be_read_only(resource: Resource) -> bool:
+    """Tell whether a mount may be read-only unasked: by its source, or for want of an upper layer."""
+    return isinstance(resource, Bind | OverlayMount)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Volumes on this host: a directory, an image of fixed size, or whatever the kernel can mount.
 
-Options are those of docker's local driver (`type`, `o`, `device` go to mount(2)), and beside them `size` with nothing else
-for a hard limit, and owner and mode of a new volume.
+Options are those of docker's local driver (`type`, `o`, `device` go to mount(2)), and beside them `size` for a hard
+limit, and owner and mode of a new volume.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ _FIXED = frozenset({"suid", "dev"})
 _OWNER = ("uid", "gid", "mode", "size")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3")
 _TMPFS = frozenset({"nr_inodes", "nr_blocks", "huge", "mpol", "inode32", "inode64", "noswap", *_OWNER})
-_BLOCK_LIKE = re.compile(r"[a-z0-9_.-]+\Z")
 
 
 def parse_size(text: str) -> int:
@@ -92,7 +91,7 @@ class LocalDriver(VolumeDriver[LocalOptions]):
     """Keep a volume on this host, or mount it by the kernel: bind, tmpfs, nfs, cifs, a disk."""
 
     def settle_volume(self, options: LocalOptions) -> LocalOptions:
-        """Check the options against each other, and take what `o` says of owner, mode and size of a volume of our own."""
+        """Check the options against each other; take what `o` says of owner, mode and size of a volume of our own."""
         words = options.words()
         for word in _FIXED & words.keys():
             raise InvalidParameter(f"o={word} is not possible", why="volumes are mounted with nosuid and nodev")
@@ -109,7 +108,7 @@ class LocalDriver(VolumeDriver[LocalOptions]):
             _check_numbers(words)
         elif not options.device:
             raise InvalidParameter(
-                'missing required option: "device"', why=f"type={options.type} needs something to mount"
+                'missing required option: "device"', why=f"type={options.type} has to mount something"
             )
         elif "bind" in words or "rbind" in words:
             _known(words, frozenset({"bind", "rbind"}), "a bind")
@@ -169,15 +168,15 @@ def _check_numbers(words: dict[str, str]) -> None:
 
 
 def _check_mount(options: LocalOptions, words: dict[str, str]) -> None:
-    if options.type == "none" or not _BLOCK_LIKE.match(options.type):
+    if options.type == "none":
         raise InvalidParameter(
             f"type={options.type} needs o=bind", hint="For a directory of the host: type=none,o=bind"
         )
     if options.type in ("nfs", "nfs4"):
-        host, colon, path = options.device.rpartition(":/")
+        host, colon, _ = options.device.rpartition(":/")
         if not colon:
             raise InvalidParameter(
-                f"device={options.device!r} is no NFS export", hint="Write device=:/PATH and o=addr=HOST"
+                f"device={options.device!r} is no NFS export", hint="Write device=:/PATH, o=addr=HOST"
             )
         if not words.get("addr") and not host:
             raise InvalidParameter("an NFS volume needs its server", hint="Add addr=HOST to o=")

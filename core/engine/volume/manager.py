@@ -1,0 +1,325 @@
+"""Volumes: made, found, mounted as long as somebody uses them, and removed.
+
+A volume is used by a set of ids, not by a number of times: a caller that repeats itself after a crash changes nothing.
+Every step is written down before it is made, so that a restart (`restore`) completes or undoes what was begun.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from engine.reconcile import data
+from engine.spec.errors import Conflict, EngineError, NotFound, Unavailable
+from engine.spec.volume import VolumeDriver
+from engine.state import State
+from engine.volume import views
+from engine.volume.binds import check_name
+from engine.volume.mounting import GROUP, DriverRegistry, Events, Mounting, PlanReconciler
+from engine.volume.record import ANONYMOUS_LABEL, VolumeRecord, masked, needed_to_create
+from engine.volume.store import VolumeStore
+from engine.volume.vet import RECORD
+
+log = logging.getLogger(__name__)
+
+DEFAULT_DRIVER = "local"
+Filters = Mapping[str, Sequence[str]]
+
+
+class VolumeManager:
+    """The volumes of one engine. All methods may be called from any thread; they block.
+
+    `root` (`<data-root>/volumes`) holds one directory for each volume, named by its id; `run_root` (`<exec-root>/vol`)
+    the mount points.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        plugins: DriverRegistry,
+        reconciler: PlanReconciler,
+        root: Path,
+        run_root: Path,
+        events: Events,
+    ) -> None:
+        self._store = VolumeStore(state, root, run_root)
+        self._plugins = plugins
+        self._reconciler = reconciler
+        self._events = events
+        self._mounting = Mounting(self._store, plugins, reconciler, events)
+
+    # Making
+
+    def create(
+        self,
+        name: str | None = None,
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> VolumeRecord:
+        """Make a volume, or return the one of that name if it was made with the same driver and options.
+
+        Without a name it is anonymous: 64 hex digits. Without a driver any existing one of the name will do, and a new
+        one is local. Raises Conflict where the existing one differs, InvalidParameter, NotFound for the driver,
+        DriverFault, ApplyFailed.
+        """
+        id = secrets.token_hex(32)
+        given = {str(k): str(v) for k, v in (options or {}).items()}
+        labels = {**(labels or {}), **({} if name else {ANONYMOUS_LABEL: ""})}
+        name = check_name(name) if name else id
+        chosen = driver or DEFAULT_DRIVER
+        while True:
+            existing = self._store.find(name)
+            if existing is not None:
+                found = self._finished(existing.id)
+                if found is not None:
+                    return _same(found, driver, given)
+                continue
+            settled = self._mounting.settle(chosen, given)
+            created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+            record = VolumeRecord(
+                id=id, name=name, driver=chosen, state="creating", created=created,
+                given=given, options=settled.model_dump(mode="json"), labels=labels,
+            )  # fmt: skip
+            with self._store.lock(id):
+                try:
+                    self._store.write(record)
+                except Conflict:
+                    continue  # somebody else was faster with this name
+                return self._make(record)
+
+    def _finished(self, id: str) -> VolumeRecord | None:
+        """Return a volume when whoever makes or removes it is done; finish off what was left half made or removed."""
+        with self._store.lock(id):
+            found = self._store.read(id)
+            if found is not None and found.state != "ready":
+                self._erase(found)
+                return None
+            return found
+
+    def _make(self, record: VolumeRecord) -> VolumeRecord:
+        """Make the data of a volume whose record says "creating"; on failure nothing is left of it."""
+        try:
+            self._store.data(record).mkdir(mode=0o711)
+            self._store.run(record).mkdir(mode=0o711, exist_ok=True)
+            answer = self._mounting.ask(record)
+            record = record.with_(applied=answer, path=answer.path)
+            self._store.write(record)
+            self._reconciler.apply(record.owner, needed_to_create(answer.plan), creating=True)
+            self._mounting.release(record)
+            ready = record.with_(state="ready", applied=None)
+            data.write_file(self._store.data(record) / RECORD, ready.model_dump_json())
+            self._store.write(ready)
+        except BaseException:
+            try:
+                self._erase(record)
+            except (EngineError, OSError) as left:
+                log.error("volume %s is half made, and removed at the next try or start: %s", record.name, left)
+            raise
+        self._events.emit("volume", "create", record.name, {"driver": record.driver})
+        return ready
+
+    # Finding
+
+    def get(self, name: str) -> VolumeRecord:
+        """Return the volume of that name. Raises NotFound."""
+        return self._store.get(name)
+
+    def list(self, filters: Filters | None = None) -> builtins.list[VolumeRecord]:
+        """Return all volumes that pass docker's filters: `name`, `driver`, `label`, `dangling`.
+
+        Raises InvalidParameter.
+        """
+        passes = views.volume_filter(filters or {})
+        return sorted((r for r in self._store.all() if r.state != "creating" and passes(r)), key=lambda r: r.name)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Return docker's JSON of a volume. Raises NotFound."""
+        return self.describe(self.get(name))
+
+    def describe(self, record: VolumeRecord) -> dict[str, Any]:
+        """Return docker's JSON of a volume that `get`, `list` or `create` returned, also if its driver is gone."""
+        try:
+            scope = cast(VolumeDriver[Any], self._plugins.get(GROUP, record.driver)).caps.scope
+        except EngineError as err:
+            log.warning("volume %s: %s", record.name, err)
+            scope = "local"
+        return views.volume_json(record, scope)
+
+    def usage(self, name: str) -> tuple[int, int]:
+        """Return (bytes on this host's disk, number of users).
+
+        Walks the data; an image counts with its blocks. -1 bytes: the volume keeps nothing here. Raises NotFound.
+        """
+        record = self.get(name)
+        return views.bytes_of(self._store.data(record)), len(record.users)
+
+    def orphans(self) -> builtins.list[Path]:
+        """Return directories of volumes that no record knows. They may be somebody's data: nothing removes them."""
+        return self._store.orphans()
+
+    # Using
+
+    def reference(self, name: str, user: str) -> None:
+        """Note that somebody will mount the volume again, so that it is not removed: a container that is stopped."""
+        with self._store.locked(name) as record:
+            if user not in record.references:
+                self._store.write(record.with_(references=(*record.references, user)))
+
+    def dereference(self, name: str, user: str) -> None:
+        """Forget what `reference` noted; no error if there is nothing, not even a volume."""
+        found = self._store.find(name)
+        if found is None:
+            return
+        with self._store.lock(found.id):
+            record = self._store.read(found.id)
+            if record is not None and user in record.references:
+                self._store.write(record.with_(references=tuple(r for r in record.references if r != user)))
+
+    def users(self, name: str) -> tuple[str, ...]:
+        """Return who has the volume mounted or refers to it. Raises NotFound."""
+        return self.get(name).users
+
+    def mount(self, name: str, user: str, *, subpath: str = "") -> Path:
+        """Mount a volume for a user, and return the path that its container is to see. See `Mounting.mount`."""
+        return self._mounting.mount(name, user, subpath=subpath)
+
+    def unmount(self, name: str, user: str) -> None:
+        """End a user's mount. See `Mounting.unmount`."""
+        self._mounting.unmount(name, user)
+
+    def populate(self, name: str, source: Path) -> bool:
+        """Fill an empty volume from what the image has; tell whether it did. See `Mounting.populate`."""
+        return self._mounting.populate(name, source)
+
+    # Removing
+
+    def remove(self, name: str, force: bool = False) -> None:
+        """Remove a volume with its data; with `force` one that does not exist is no error.
+
+        Raises Conflict that names its users, or who keeps it busy, NotFound, OSError.
+        """
+        found = self._store.find(name)
+        if found is None:
+            if force:
+                return
+            raise NotFound(f"get {name}: no such volume", hint="`engine volume ls` lists them")
+        with self._store.lock(found.id):
+            record = self._store.read(found.id)
+            if record is None:
+                return  # somebody else removed it just now
+            if record.users:
+                raise Conflict(
+                    f"remove {name}: volume is in use - [{', '.join(record.users)}]",
+                    hint="Remove these containers first",
+                    details={"users": list(record.users)},
+                )
+            if record.applied is not None:
+                self._mounting.release(record)
+            data.check_removable(self._store.data(record))
+            record = record.with_(state="removing", applied=None)
+            self._store.write(record)
+            self._erase(record)
+        self._events.emit("volume", "destroy", record.name, {"driver": record.driver})
+
+    def prune(self, filters: Filters | None = None) -> tuple[builtins.list[str], int]:
+        """Remove the volumes that nobody uses: anonymous ones, or all with the filter `all=true`.
+
+        The filters `label` and `label!` are docker's. Return names and the bytes that came free. Raises
+        InvalidParameter.
+        """
+        takes = views.prune_filter(filters or {})
+        removed: builtins.list[str] = []
+        free = 0
+        for record in self.list():
+            if record.users or not takes(record):
+                continue
+            size = views.bytes_of(self._store.data(record))
+            try:
+                self.remove(record.name)
+            except (Conflict, NotFound) as err:  # it was taken into use, or removed, in between
+                log.info("volume %s is not pruned: %s", record.name, err)
+                continue
+            removed.append(record.name)
+            free += max(size, 0)
+        return removed, free
+
+    def _erase(self, record: VolumeRecord) -> None:
+        """Remove a volume that nobody uses: what is mounted of it, what it holds, its directories, its record."""
+        self._mounting.release(record)
+        directory = self._store.data(record)
+        (directory / RECORD).unlink(missing_ok=True)  # first: what is half removed is not to be found again
+        data.remove_tree(directory)
+        self._store.delete(record)
+
+    # Restarting
+
+    def restore(
+        self, live_users: Collection[str], known_users: Collection[str] | None = None
+    ) -> builtins.list[EngineError]:
+        """Bring everything into order after a start, before anything else and before `Reconciler.collect`.
+
+        `live_users` are those whose containers run: their mounts are adopted and repaired, the others' released.
+        `known_users` are those that exist at all: references of others are forgotten. Half-made volumes are undone,
+        half-removed ones removed, and those whose record was lost are found again by the copy in their directory. What
+        fails is returned, and hinders nothing else.
+        """
+        problems: builtins.list[EngineError] = []
+        self._store.find_lost()
+        for record in self._store.all():
+            try:
+                with self._store.lock(record.id):
+                    self._restore(record, live_users, known_users)
+            except EngineError as err:
+                log.error("volume %s: %s", record.name, err)
+                problems.append(err)
+            except OSError as err:
+                log.error("volume %s: %s", record.name, err)
+                problems.append(Unavailable(f"volume {record.name} is not in order", why=str(err)))
+        return problems
+
+    def _restore(self, record: VolumeRecord, live: Collection[str], known: Collection[str] | None) -> None:
+        if record.state != "ready":
+            self._erase(record)
+            return
+        mounts = {user: parts for user, parts in record.mounts.items() if user in live}
+        references = record.references if known is None else tuple(u for u in record.references if u in known)
+        after = record.with_(mounts=mounts, references=references)
+        if mounts:
+            self._store.run(record).mkdir(mode=0o711, exist_ok=True)
+            self._reconciler.adopt(record.owner, self._mounting.whole_plan(record))
+            self._reconciler.apply(record.owner, self._mounting.whole_plan(after))
+        elif record.applied is not None:
+            self._mounting.release(record)
+            after = after.with_(applied=None)
+        else:
+            self._store.forget_run(record)
+        if after != record:
+            self._store.write(after)
+
+
+def _same(found: VolumeRecord, driver: str, given: Mapping[str, str]) -> VolumeRecord:
+    """Return an existing volume if it is what was asked for. Raises Conflict that says what differs."""
+    differences = []
+    if driver and driver != found.driver:
+        differences.append(f"its driver is {found.driver}, not {driver}")
+    if driver or given:
+        for key in sorted(found.given.keys() | given.keys()):
+            has, wanted = found.given.get(key), given.get(key)
+            if has != wanted:
+                differences.append(f"its option {key} is {_said(has)}, not {_said(wanted)}")
+    if differences:
+        raise Conflict(
+            f"a volume named {found.name} exists and differs", why="; ".join(differences),
+            hint="Use another name, or remove it first", driver=found.driver,
+        )  # fmt: skip
+    return found
+
+
+def _said(value: str | None) -> str:
+    return "not set" if value is None else repr(masked(value))

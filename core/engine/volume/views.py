@@ -1,0 +1,122 @@
+"""Volumes as docker shows, filters and measures them. Source: Docker Engine API, Volume."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.spec.errors import InvalidParameter
+from engine.volume.record import VolumeRecord, masked
+from engine.volume.vet import RECORD
+
+Filters = Mapping[str, Sequence[str]]
+_TRUE, _FALSE = frozenset({"1", "true", "True"}), frozenset({"0", "false", "False"})
+
+
+def volume_json(record: VolumeRecord, scope: str) -> dict[str, Any]:
+    """Return docker's Volume object; passwords in options are hidden."""
+    return {
+        "CreatedAt": record.created,
+        "Driver": record.driver,
+        "Labels": dict(record.labels) or None,
+        "Mountpoint": record.applied.path if record.applied else record.path,
+        "Name": record.name,
+        "Options": {key: masked(value) for key, value in record.given.items()} or None,
+        "Scope": scope,
+        "Status": {"Users": list(record.users), "Mounted": bool(record.mounts)},
+    }
+
+
+def _check(filters: Filters, known: Iterable[str]) -> None:
+    for name in filters:
+        if name not in known:
+            raise InvalidParameter(f"invalid filter {name!r}", hint=f"Known: {', '.join(sorted(known))}")
+
+
+def _flag(filters: Filters, name: str) -> bool | None:
+    values = set(filters.get(name, ()))
+    if not values:
+        return None
+    if values <= _TRUE:
+        return True
+    if values <= _FALSE:
+        return False
+    raise InvalidParameter(f"invalid filter '{name}={','.join(sorted(values))}'", hint="Expected true or false")
+
+
+def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    name, separator, value = wanted.partition("=")
+    return name in labels and (not separator or labels[name] == value)
+
+
+def volume_filter(filters: Filters) -> Callable[[VolumeRecord], bool]:
+    """Return the test of `volume ls` filters; labels must all be there, other values are alternatives.
+
+    Raises InvalidParameter.
+    """
+    _check(filters, ("name", "driver", "label", "dangling"))
+    dangling = _flag(filters, "dangling")
+
+    def passes(record: VolumeRecord) -> bool:
+        return (
+            (not filters.get("name") or any(part in record.name for part in filters["name"]))
+            and (not filters.get("driver") or record.driver in filters["driver"])
+            and all(_has_label(record.labels, label) for label in filters.get("label", ()))
+            and (dangling is None or dangling is not bool(record.users))
+        )
+
+    return passes
+
+
+def prune_filter(filters: Filters) -> Callable[[VolumeRecord], bool]:
+    """Return the test of `volume prune` filters. Raises InvalidParameter."""
+    _check(filters, ("label", "label!", "all"))
+    everything = _flag(filters, "all") is True
+
+    def takes(record: VolumeRecord) -> bool:
+        return (
+            (everything or record.anonymous)
+            and all(_has_label(record.labels, label) for label in filters.get("label", ()))
+            and not any(_has_label(record.labels, label) for label in filters.get("label!", ()))
+        )
+
+    return takes
+
+
+def bytes_of(directory: Path) -> int:
+    """Return the bytes that a volume's own directory occupies on the disk, hard links counted once.
+
+    -1 if it holds nothing. An image counts with the blocks that it really has. What is mounted inside is not entered.
+    """
+    try:
+        device = directory.stat().st_dev
+    except FileNotFoundError:
+        return -1
+    total, found, seen = 0, False, set[int]()
+    pending = [directory]
+    while pending:
+        current = pending.pop()
+        try:
+            entries = list(os.scandir(current))
+        except FileNotFoundError:  # removed while we walk
+            continue
+        for entry in entries:
+            if current == directory and entry.name == RECORD:
+                continue
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            found = True
+            if info.st_dev != device or info.st_ino in seen:
+                continue
+            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                seen.add(info.st_ino)
+            if stat.S_ISDIR(info.st_mode):
+                pending.append(Path(entry.path))
+            else:
+                total += info.st_blocks * 512
+    return total if found else -1
