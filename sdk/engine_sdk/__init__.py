@@ -3,178 +3,24 @@
     from engine_sdk import Address, Dummy, Endpoint, Network, NetworkDriver, NetworkOptions, Plan
 
 A driver is a class that answers "what must exist?" with a `Plan` of resources; the engine makes the host agree with it.
-Everything here is defined, and explained, in `engine.spec`. The conformance kit is `engine_sdk.testing`.
+The names are listed in `engine_sdk.contract`, and defined and explained in `engine.spec`. They are imported on first
+use: the pytest plugin of the conformance kit (`engine_sdk.testing`) is loaded by every pytest run, and must cost
+nothing.
 """
 
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING
 
-from engine.spec.driver import Driver, SpecVersion, hookimpl
-from engine.spec.errors import (
-    ApplyFailed,
-    Conflict,
-    DeadlineExceeded,
-    DriverFault,
-    EngineError,
-    Forbidden,
-    Internal,
-    InvalidParameter,
-    NotFound,
-    Unavailable,
-    Unsupported,
-)
-from engine.spec.ipam import AddressRequest, IpamDriver, Pool, PoolRequest, Taken
-from engine.spec.links import (
-    Address,
-    Bridge,
-    BridgePort,
-    Dummy,
-    Extern,
-    ForwardingEntry,
-    Ifb,
-    Ipvlan,
-    Link,
-    Macvlan,
-    Masquerade,
-    Neighbour,
-    PortMap,
-    Route,
-    Segment,
-    Shape,
-    Sysctl,
-    Veth,
-    Vlan,
-    Vxlan,
-    default_route,
-)
-from engine.spec.mounts import (
-    AbsolutePath,
-    Bind,
-    Directory,
-    Image,
-    ImageMount,
-    Mount,
-    MountOption,
-    OverlayMount,
-    Tmpfs,
-)
-from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver, Peer, Subnet
-from engine.spec.options import (
-    NetworkOptions,
-    Options,
-    OwnLink,
-    ParentLink,
-    StorageOptions,
-    VolumeOptions,
-    parent_fields,
-    parse_options,
-)
-from engine.spec.plugin import EngineHooks, Event
-from engine.spec.resource import Key, Ns, Plan, Resource
-from engine.spec.storage import Stat, StorageCaps, StorageDriver, Store
-from engine.spec.values import (
-    Frozen,
-    IfName,
-    InterfaceAddress,
-    IpAddress,
-    Mac,
-    ObjectName,
-    Prefix,
-    normal_ip,
-    normal_mac,
-    normal_prefix,
-)
-from engine.spec.volume import Volume, VolumeCaps, VolumeDriver, VolumePlan
+if TYPE_CHECKING:
+    from engine_sdk.contract import *  # noqa: F403
+else:
 
-__all__ = [
-    "AbsolutePath",
-    "Address",
-    "AddressRequest",
-    "ApplyFailed",
-    "Bind",
-    "Bridge",
-    "BridgePort",
-    "Conflict",
-    "DeadlineExceeded",
-    "Directory",
-    "Driver",
-    "DriverFault",
-    "Dummy",
-    "Endpoint",
-    "EngineError",
-    "EngineHooks",
-    "Event",
-    "Extern",
-    "Field",
-    "Forbidden",
-    "ForwardingEntry",
-    "Frozen",
-    "IfName",
-    "Ifb",
-    "Image",
-    "ImageMount",
-    "InterfaceAddress",
-    "Internal",
-    "InvalidParameter",
-    "IpAddress",
-    "IpamDriver",
-    "Ipvlan",
-    "Key",
-    "Link",
-    "LinkFact",
-    "Mac",
-    "Macvlan",
-    "Masquerade",
-    "Mount",
-    "MountOption",
-    "Neighbour",
-    "Network",
-    "NetworkCaps",
-    "NetworkDriver",
-    "NetworkOptions",
-    "NotFound",
-    "Ns",
-    "ObjectName",
-    "Options",
-    "OverlayMount",
-    "OwnLink",
-    "ParentLink",
-    "Peer",
-    "Plan",
-    "Pool",
-    "PoolRequest",
-    "PortMap",
-    "Prefix",
-    "Resource",
-    "Route",
-    "Segment",
-    "Shape",
-    "SpecVersion",
-    "Stat",
-    "StorageCaps",
-    "StorageDriver",
-    "StorageOptions",
-    "Store",
-    "Subnet",
-    "Sysctl",
-    "Taken",
-    "Tmpfs",
-    "Unavailable",
-    "Unsupported",
-    "Veth",
-    "Vlan",
-    "Volume",
-    "VolumeCaps",
-    "VolumeDriver",
-    "VolumeOptions",
-    "VolumePlan",
-    "Vxlan",
-    "default_route",
-    "field_validator",
-    "hookimpl",
-    "model_validator",
-    "normal_ip",
-    "normal_mac",
-    "normal_prefix",
-    "parent_fields",
-    "parse_options",
-]
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        contract = import_module("engine_sdk.contract")
+        try:
+            return getattr(contract, name)
+        except AttributeError:
+            raise AttributeError(f"engine_sdk has no {name!r}") from None

@@ -39,7 +39,7 @@ HOPELESS = {
     "Liar": "endpoint_plan returned dict",
     "Futurist": "2.0",
 }
-"""By driver: what the check `has_a_plan_ipv4` says. Nothing can be checked of such a driver, so that much else fails."""
+"""By driver: what the check `has_a_plan_ipv4` says. Nothing can be checked of such a driver: much else fails, too."""
 
 
 @pytest.fixture

@@ -91,8 +91,8 @@ class Unordered(NetworkDriver[NetworkOptions]):
     """Lets the hash seed of the interpreter order its plan."""
 
     def endpoint_plan(self, network: Network[NetworkOptions], endpoint: Endpoint) -> Plan:
-        names = {f"net.ipv4.conf.{{link}}.{n}" for n in ("arp_notify", "arp_filter", "arp_ignore", "arp_accept", "shared_media")}
-        sysctls = (Sysctl(name=name, value="1", link=endpoint.ifname) for name in names)
+        names = {"arp_notify", "arp_filter", "arp_ignore", "arp_accept", "shared_media"}
+        sysctls = (Sysctl(name=f"net.ipv4.conf.{{link}}.{n}", value="1", link=endpoint.ifname) for n in names)
         return right(network, endpoint) + Plan.of(sysctls)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-import engine_sdk
 from engine_sdk import Conflict, Driver, InvalidParameter, IpamDriver, NetworkDriver, StorageDriver, VolumeDriver
+from engine_sdk.contract import __all__ as contract_names
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 40
@@ -59,7 +59,7 @@ def create(kind: str, name: str, directory: Path | None = None) -> list[Path]:
             hint=f"Use at most {_LONGEST} lower-case letters, digits and single dashes, for example my-driver",
         )
     words = _words(kind, name)
-    if {f"{words['driver']}Driver", f"{words['driver']}Options"} & set(engine_sdk.__all__):
+    if {f"{words['driver']}Driver", f"{words['driver']}Options"} & set(contract_names):
         raise InvalidParameter(f"{name!r} says too little", hint="Choose a name that tells what the driver does")
     root = directory or Path(words["distribution"])
     if root.exists() and (not root.is_dir() or any(root.iterdir())):

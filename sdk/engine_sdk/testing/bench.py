@@ -24,9 +24,8 @@ _MOST_STEPS = 300
 
 def engine(host: PrivateHost, fault: Fault | None = None) -> Reconciler:
     """Return a new reconciler on this host, as a newly started engine has it."""
-    from engine.reconcile.appliers import default_appliers
-
     from engine.reconcile.applier import Tag
+    from engine.reconcile.appliers import default_appliers
     from engine.reconcile.reconciler import Reconciler
 
     tag = Tag(instance="0ec0ec0e", link_group=0xEC0EC0E, table="engine-conformance")

@@ -41,8 +41,8 @@ def applies(subject: Subject, case: Case) -> bool:
 def cases(subject: Subject) -> list[Case]:
     """Return the varieties that the driver has plans for.
 
-    Those that it refuses are left out, and so are its failures: each variety has a check of its own that shows them. The
-    last failure is raised if nothing is left.
+    Those that it refuses are left out, and so are its failures: each variety has a check of its own that shows them.
+    The last failure is raised if nothing is left.
     """
     answered: list[Case] = []
     failure: Exception | None = None
