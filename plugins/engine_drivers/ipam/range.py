@@ -93,7 +93,7 @@ def _free(request: PoolRequest, avoid: tuple[str, ...]) -> Net:
 
 
 def _local_prefixes(key: str) -> Iterator[IPv6Network]:
-    """Unique local prefixes (RFC 4193): the global id of 40 bits and the subnet id of 16 come from the network's key."""
+    """Unique local prefixes (RFC 4193) whose global and subnet ids come from the network's key."""
     for attempt in range(ULA_TRIES):
         digest = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
         yield IPv6Network((b"\xfd" + digest[:7] + bytes(8), 64))

@@ -1,0 +1,176 @@
+"""Addresses of endpoints: an IPAM driver chooses, the core keeps what is taken.
+
+What is taken is a set of claims in the database, mirrored in memory, so that a choice reads no disk. The caller holds
+the network's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from engine.network.model import ContainerRef, EndpointSettings, NetworkRecord
+from engine.plugins import Plugins
+from engine.spec.errors import Conflict, DriverFault, InvalidParameter, Unavailable
+from engine.spec.ipam import AddressRequest, IpamDriver, Pool
+from engine.spec.options import parse_options
+from engine.spec.values import family_of, normal_ip, normal_mac, pack
+from engine.state import State
+
+GROUP = IpamDriver.GROUP
+Chosen = tuple[Pool, str]
+
+
+class TakenAddresses:
+    """The addresses of a pool that are not free, with the endpoint that has each."""
+
+    def __init__(self, owners: dict[str, str]) -> None:
+        self.owners = owners
+        self.last: str | None = next(reversed(owners), None)
+
+    def __contains__(self, address: object) -> bool:
+        return address in self.owners
+
+
+class Addresses:
+    """What is taken in every pool of every network."""
+
+    def __init__(self, state: State, plugins: Plugins) -> None:
+        self._state = state
+        self._plugins = plugins
+        self._spaces: dict[str, TakenAddresses] = {}
+
+    def taken(self, record: NetworkRecord, pool: Pool) -> TakenAddresses:
+        """Return the addresses of a pool that are taken."""
+        space = record.address_space(pool)
+        if space not in self._spaces:
+            self._spaces[space] = TakenAddresses(self._state.claimed(space))
+        return self._spaces[space]
+
+    def choose(
+        self, record: NetworkRecord, settings: EndpointSettings, container: ContainerRef, names: dict[str, str]
+    ) -> list[Chosen]:
+        """Return one address for each family that the network has. Nothing is taken yet.
+
+        `names` are containers' names by endpoint, for messages. Raises InvalidParameter for an address that no pool
+        has, Conflict for one that is taken, Unavailable when all pools of a family are full.
+        """
+        chosen = []
+        for family, wanted in ((4, settings.ip), (6, settings.ip6)):
+            pools = [p for p in record.pools if family_of(p.subnet) == family]
+            if wanted:
+                wanted = check_address(wanted, family)
+                pools = [p for p in pools if ip_address(wanted) in ip_network(p.subnet)]
+                if not pools:
+                    subnets = ", ".join(p.subnet for p in record.pools) or "none"
+                    raise InvalidParameter(
+                        f"no subnet of network {record.name} has the address {wanted}", hint=f"Its subnets: {subnets}"
+                    )
+            if pools:
+                chosen.append(self._choose(record, pools, wanted, settings, container, names))
+        return chosen
+
+    def _choose(
+        self,
+        record: NetworkRecord,
+        pools: Sequence[Pool],
+        wanted: str,
+        settings: EndpointSettings,
+        container: ContainerRef,
+        names: dict[str, str],
+    ) -> Chosen:
+        for pool in pools:
+            taken = self.taken(record, pool)
+            if wanted in taken.owners:
+                holder = names.get(taken.owners[wanted], taken.owners[wanted])
+                raise Conflict(
+                    f"the address {wanted} of network {record.name} is taken by container {holder}",
+                    details={"address": wanted, "container": holder},
+                )
+            request = AddressRequest(
+                address=wanted or None, mac=settings.mac or None, key=f"{record.name}/{container.name}"
+            )
+            try:
+                address = self._call(record, "choose_address", pool=pool, request=request, taken=taken)
+            except Unavailable:
+                if pool is pools[-1]:
+                    raise
+                continue
+            return pool, self._checked(record, pool, address, wanted, taken)
+        raise AssertionError("unreachable: pools is not empty")
+
+    def _call(self, record: NetworkRecord, operation: str, **arguments: Any) -> Any:
+        return self._plugins.call(GROUP, record.ipam_driver, operation, **arguments)
+
+    def _checked(self, record: NetworkRecord, pool: Pool, address: Any, wanted: str, taken: TakenAddresses) -> str:
+        """Refuse an answer that is no free address of the pool, or not the one that was asked for."""
+        try:
+            fine = address == normal_ip(address) and ip_address(address) in ip_network(pool.subnet)
+        except (ValueError, TypeError, AttributeError):
+            fine = False
+        if not fine or address in taken or address in (pool.gateway, *pool.aux.values()) or wanted not in ("", address):
+            raise DriverFault(
+                f"choose_address returned {address!r} for the pool {pool.subnet}",
+                why="that is no free address of it, or not the one that was asked for",
+                driver=record.ipam_driver,
+            )
+        return str(address)
+
+    def take(self, record: NetworkRecord, chosen: Sequence[Chosen], owner: str) -> None:
+        """Take addresses, in the caller's transaction. Raises Conflict if one was taken meanwhile."""
+        for pool, address in chosen:
+            self._state.claim(record.address_space(pool), address, owner)
+        for pool, address in chosen:
+            taken = self.taken(record, pool)
+            taken.owners[address], taken.last = owner, address
+
+    def give_back(self, record: NetworkRecord, owner: str) -> None:
+        """Free an owner's addresses in memory; the database's claims go with the endpoint."""
+        for pool in record.pools:
+            owners = self.taken(record, pool).owners
+            for address in [a for a, o in owners.items() if o == owner]:
+                del owners[address]
+
+    def forget(self, record: NetworkRecord) -> None:
+        """Forget a network that is gone."""
+        for pool in record.pools:
+            self._spaces.pop(record.address_space(pool), None)
+
+
+def check_address(value: str, family: int) -> str:
+    """Return an address in normal form. Raises InvalidParameter."""
+    try:
+        address = normal_ip(value)
+    except ValueError as err:
+        raise InvalidParameter(f"{value!r} is not an IP address") from err
+    if family_of(address) != family:
+        raise InvalidParameter(f"{value!r} is not an IPv{family} address")
+    return address
+
+
+def check_mac(value: str) -> str:
+    """Return a MAC address in normal form. Raises InvalidParameter for one that a station cannot have."""
+    try:
+        mac = normal_mac(value)
+    except ValueError as err:
+        raise InvalidParameter(str(err)) from err
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise InvalidParameter(f"{mac} is a group address or zero", hint="The first byte of a station's is even")
+    return mac
+
+
+def derived_mac(seed: str) -> str:
+    """Return a MAC address that follows from a text: locally administered, unicast (IEEE 802, 02:42 is Docker's)."""
+    return "02:42:" + hashlib.sha256(seed.encode()).digest()[:4].hex(":")
+
+
+def mac_of_address(address: str) -> str:
+    """Return the MAC address that Docker gives to an IPv4 address on a network of its own: 02:42 and its four bytes."""
+    return "02:42:" + pack(address).hex(":")
+
+
+def ipam_options(plugins: Plugins, driver: str, given: dict[str, str]) -> Any:
+    """Return the options of an IPAM driver. Raises InvalidParameter."""
+    return parse_options(plugins.get(GROUP, driver).options_model, given, driver=driver)

@@ -1,0 +1,269 @@
+"""Attaches containers to networks and takes them off again: database first, then the host, all or nothing."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from engine.network.addresses import Addresses, Chosen, check_mac, derived_mac, mac_of_address
+from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
+from engine.network.planner import Planner
+from engine.network.ports import Ports, port_maps
+from engine.network.store import NetworkStore
+from engine.reconcile.applier import Difference, Sandbox
+from engine.reconcile.reconciler import Reconciler
+from engine.spec.errors import Conflict, EngineError, Forbidden, InvalidParameter, Unsupported
+from engine.spec.network import Network, NetworkCaps
+from engine.spec.resource import Plan
+from engine.spec.values import IfName, family_of
+from engine.state import State
+
+log = logging.getLogger(__name__)
+FAMILIES = frozenset({4, 6})
+IFNAME_OPTION = "com.docker.network.endpoint.ifname"
+_ifname = TypeAdapter(IfName)
+
+
+class Attaching:
+    """The life of endpoints. Safe to use from any thread; work on one network is done one after the other."""
+
+    def __init__(
+        self, state: State, store: NetworkStore, planner: Planner, addresses: Addresses, reconciler: Reconciler
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._planner = planner
+        self._addresses = addresses
+        self._reconciler = reconciler
+        self.ports = Ports()
+
+    def attach(
+        self,
+        network_id: str,
+        container: ContainerRef,
+        sandbox: Sandbox,
+        settings: EndpointSettings,
+        ports: Sequence[PortRequest] = (),
+        route: frozenset[int] = FAMILIES,
+    ) -> Attachment:
+        """Attach a container; its default routes of the families in `route` go through this network."""
+        with self._store.lock(network_id):
+            record = self._store.get(network_id)
+            caps = self._planner.caps(record.driver)
+            self._check(record, caps, container, ports)
+            network = self._planner.network(record)
+            first = not self._store.endpoints_of(record.id)
+            attachment, chosen = self._endpoint(record, caps, container, sandbox, settings, route)
+            targets = _targets(attachment)
+            published = self.ports.publish(ports, targets, attachment.id, container.name, record.host_binding)
+            try:
+                attachment = attachment.model_copy(update={"ports": published})
+                plan = self._endpoint_plan(network, attachment)
+                network_plan = self._planner.network_plan(network) if first else None
+                attachment = attachment.model_copy(update={"plan": plan.to_json()})
+                self._write(record, attachment, network_plan, chosen)
+                self._apply(record, attachment, plan, network_plan, sandbox)
+            except BaseException:
+                self.ports.release(published, attachment.id)
+                raise
+            return attachment
+
+    def _check(
+        self, record: NetworkRecord, caps: NetworkCaps, container: ContainerRef, ports: Sequence[PortRequest]
+    ) -> None:
+        if caps.sandbox == "host":
+            raise Forbidden(
+                f"a container cannot be connected to network {record.name}", why="there it uses the host's namespace"
+            )
+        check_ports(record, caps, ports)
+        for other in self._store.of_container(container.id):
+            if other.network == record.id:
+                raise Conflict(f"container {container.name} is already connected to network {record.name}")
+            if caps.alone or self._planner.caps(other.driver).alone:
+                alone = record.name if caps.alone else other.network_name
+                raise Conflict(
+                    f"container {container.name} cannot be on network {record.name}",
+                    why=f"a container on network {alone} can be on no other one",
+                )
+
+    def _endpoint(
+        self,
+        record: NetworkRecord,
+        caps: NetworkCaps,
+        container: ContainerRef,
+        sandbox: Sandbox,
+        settings: EndpointSettings,
+        route: frozenset[int],
+    ) -> tuple[Attachment, list[Chosen]]:
+        """Decide all that a driver is told: addresses, MAC, names, gateways."""
+        id = secrets.token_hex(32)
+        names = {e.id: e.container.name for e in self._store.endpoints_of(record.id)}
+        chosen = self._addresses.choose(record, settings, container, names)
+        if not caps.addresses and (settings.ip or settings.ip6):
+            raise Unsupported(f"network {record.name} has no addresses", driver=record.driver)
+        gateways = () if record.internal else tuple(pool.gateway for pool, _ in chosen if pool.gateway)
+        attachment = Attachment(
+            id=id,
+            network=record.id,
+            network_name=record.name,
+            driver=record.driver,
+            container=container,
+            settings=settings,
+            sandbox=str(sandbox.path),
+            ifname=self._ifname(record, container, settings),
+            host_ifname=f"veth{id[:11]}",
+            mac=self._mac(record, caps, container, settings, [address for _, address in chosen]),
+            addresses=tuple(f"{address}/{pool.subnet.partition('/')[2]}" for pool, address in chosen),
+            network_gateways=gateways,
+            gateways=tuple(g for g in gateways if family_of(g) in route),
+        )
+        return attachment, chosen
+
+    def _ifname(self, record: NetworkRecord, container: ContainerRef, settings: EndpointSettings) -> str:
+        taken = {e.ifname for e in self._store.of_container(container.id)}
+        wanted = settings.ifname or settings.driver_opts.get(IFNAME_OPTION, "")
+        if not wanted:
+            return next(name for n in range(len(taken) + 1) if (name := f"{record.link_prefix}{n}") not in taken)
+        try:
+            _ifname.validate_python(wanted)
+        except ValidationError as err:
+            raise InvalidParameter(f"{wanted!r} is no name for a link", why=err.errors()[0]["msg"]) from err
+        if wanted in taken or wanted == "lo":
+            raise Conflict(f"container {container.name} has a link {wanted} already")
+        return wanted
+
+    def _mac(
+        self,
+        record: NetworkRecord,
+        caps: NetworkCaps,
+        container: ContainerRef,
+        settings: EndpointSettings,
+        addresses: Sequence[str],
+    ) -> str:
+        own = next((a for a in addresses if family_of(a) == 4), None)
+        if settings.mac:
+            mac = check_mac(settings.mac)
+        elif own and not caps.shares_wire:
+            mac = mac_of_address(own)
+        else:
+            # On a shared wire other hosts may count alike; a stable one pleases DHCP servers and switches.
+            mac = derived_mac(f"{record.id}/{container.name}")
+        holder = next((e for e in self._store.endpoints_of(record.id) if e.mac == mac), None)
+        if holder is None:
+            return mac
+        if settings.mac:
+            raise Conflict(f"the MAC address {mac} is used by container {holder.container.name} on {record.name}")
+        return derived_mac(secrets.token_hex(8))
+
+    def _endpoint_plan(self, network: Network[Any], attachment: Attachment) -> Plan:
+        plan = self._planner.endpoint_plan(network, attachment)
+        return plan + Plan.of(port_maps(attachment.ports, _targets(attachment))) if attachment.ports else plan
+
+    def _write(
+        self, record: NetworkRecord, attachment: Attachment, network_plan: Plan | None, chosen: Sequence[Chosen]
+    ) -> None:
+        """Write what is wanted, in one transaction, before anything is done on the host."""
+        text = record.plan if network_plan is None else network_plan.to_json()
+        try:
+            with self._state.transaction():
+                self._addresses.take(record, chosen, attachment.id)
+                self._store.put_endpoint(attachment)
+                if text != record.plan:
+                    self._store.put_network(record.model_copy(update={"plan": text}))
+        except BaseException:
+            self._store.forget_endpoint(attachment)
+            self._addresses.give_back(record, attachment.id)
+            raise
+
+    def _apply(
+        self, record: NetworkRecord, attachment: Attachment, plan: Plan, network_plan: Plan | None, sandbox: Sandbox
+    ) -> None:
+        try:
+            if network_plan is not None:
+                self._reconciler.apply(record.owner, network_plan)
+            self._reconciler.apply(attachment.owner, plan, sandbox=sandbox)
+        except BaseException as err:
+            if network_plan is not None:
+                report_left(self._reconciler.remove(record.owner))
+            self._store.delete_endpoint(attachment)
+            self._addresses.give_back(record, attachment.id)
+            if isinstance(err, EngineError):
+                err.driver = err.driver or record.driver
+            raise
+
+    def detach(self, attachment: Attachment, *, namespace_gone: bool) -> None:
+        """Take a container off a network. One that is off already is no error."""
+        with self._store.lock(attachment.network):
+            left = self._reconciler.remove(attachment.owner, namespace_gone=namespace_gone)
+            record = self._store.get(attachment.network)
+            if {e.id for e in self._store.endpoints_of(record.id)} <= {attachment.id}:
+                left += self._reconciler.remove(record.owner)
+            self._store.delete_endpoint(attachment)
+            self._addresses.give_back(record, attachment.id)
+            self.ports.release(attachment.ports, attachment.id)
+        report_left(left)
+
+    # Default routes
+
+    def reroute(self, container_id: str) -> None:
+        """Put a running container's default routes where they belong after its networks changed."""
+        endpoints = self._store.of_container(container_id)
+        winners = elect([(e.id, e.network_name, e.settings.gw_priority, e.network_gateways) for e in endpoints])
+        wanted = {
+            e.id: tuple(g for g in e.network_gateways if winners.get(family_of(g)) == e.id)
+            for e in endpoints
+        }  # fmt: skip
+        changed = [e for e in endpoints if wanted[e.id] != e.gateways]
+        # A route goes from the old link before it comes to the new one: a namespace has one of each family.
+        for endpoint in sorted(changed, key=lambda e: len(wanted[e.id]) - len(e.gateways)):
+            self._replan(endpoint, wanted[endpoint.id])
+
+    def _replan(self, endpoint: Attachment, gateways: tuple[str, ...]) -> None:
+        with self._store.lock(endpoint.network):
+            network = self._planner.network(self._store.get(endpoint.network))
+            changed = endpoint.model_copy(update={"gateways": gateways})
+            plan = self._endpoint_plan(network, changed)
+            self._store.put_endpoint(changed.model_copy(update={"plan": plan.to_json()}))
+            try:
+                self._reconciler.apply(endpoint.owner, plan, sandbox=Sandbox(Path(endpoint.sandbox)))
+            except BaseException:
+                self._store.put_endpoint(endpoint)
+                raise
+
+
+def check_ports(record: NetworkRecord, caps: NetworkCaps, ports: Sequence[PortRequest]) -> None:
+    """Raise Unsupported when ports are to be published on a network that cannot."""
+    if ports and not caps.ports:
+        raise Unsupported(
+            f"ports cannot be published on network {record.name}",
+            why="its traffic does not pass through the host's firewall",
+            hint="Containers are reached at their own addresses there",
+            driver=record.driver,
+        )
+
+
+def elect(candidates: Iterable[tuple[str, str, int, Sequence[str]]]) -> Mapping[int, str]:
+    """Return by family who has the default route, of (id, network name, priority, gateways).
+
+    As Docker: the highest priority, then the first name.
+    """
+    winners: dict[int, str] = {}
+    for id, _, _, gateways in sorted(candidates, key=lambda c: (-c[2], c[1])):
+        for gateway in gateways:
+            winners.setdefault(family_of(gateway), id)
+    return winners
+
+
+def _targets(attachment: Attachment) -> dict[int, str]:
+    return {family: address for family in (4, 6) if (address := attachment.address(family))}
+
+
+def report_left(left: Sequence[Difference]) -> None:
+    """Log what could not be removed: the collection of garbage tries again at the next start."""
+    for difference in left:
+        log.warning("could not be removed: %s", difference)

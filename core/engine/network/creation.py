@@ -1,0 +1,246 @@
+"""Makes the record of a new network: everything is checked here, before anything is written or done."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from engine.network import hostnet
+from engine.network.addresses import GROUP as IPAM
+from engine.network.addresses import derived_mac, ipam_options
+from engine.network.model import NetworkRecord, now
+from engine.network.planner import GROUP, Planner
+from engine.plugins import Plugins
+from engine.spec.errors import Conflict, DriverFault, Forbidden, InvalidParameter, Unsupported
+from engine.spec.ipam import Pool, PoolRequest
+from engine.spec.network import NetworkCaps
+from engine.spec.options import own_link_fields, parse_options
+from engine.spec.values import IfName, family_of
+
+DEFAULT_IPAM = "range"
+COMMON = {"com.docker.network.driver.mtu": "mtu"}
+"""Docker's names of options that every driver has."""
+_PREFIX = "com.docker.network.container_iface_prefix"
+_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+_IGNORED = frozenset({"com.docker.network.bridge.default_bridge"})
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_RESERVED = frozenset({"default", "container"})
+"""Words that mean something else where a network is named."""
+_ifname = TypeAdapter(IfName)
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """What is asked for when a network is created. `ipam` are Docker's IPAM configurations, one for each subnet:
+    `Subnet`, `IPRange`, `Gateway`, `AuxiliaryAddresses` (or `AuxAddress`), all optional.
+    """  # fmt: skip
+
+    name: str
+    driver: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    ipam: Sequence[Mapping[str, Any]] = ()
+    ipam_driver: str = ""
+    ipam_options: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    internal: bool = False
+    ipv6: bool = False
+    attachable: bool = False
+    predefined: bool = False
+    default_for: str = ""
+
+
+class Creation:
+    """Turns requests into records. Reads the host, and changes nothing."""
+
+    def __init__(self, plugins: Plugins, planner: Planner, networks: Callable[[], list[NetworkRecord]]) -> None:
+        self._plugins = plugins
+        self._planner = planner
+        self._networks = networks
+
+    def record(self, request: NetworkRequest) -> NetworkRecord:
+        """Return the record of a new network, not written yet.
+
+        Raises InvalidParameter, NotFound (driver), Conflict (name, subnet), Forbidden (only so many networks of the
+        driver), Unsupported (the driver cannot), Unavailable (no parent, no pool) and DriverFault.
+        """
+        self._check_name(request.name)
+        caps = self._planner.caps(request.driver)
+        self._check_caps(request, caps)
+        model = self._planner.driver(request.driver).options_model
+        prefix, binding, given = _common_options(request, caps)
+        options = parse_options(model, given, driver=request.driver)
+        id = secrets.token_hex(32)
+        own = next((name for f in own_link_fields(model) if (name := str(getattr(options, f)))), "")
+        record = NetworkRecord(
+            id=id,
+            name=request.name,
+            driver=request.driver,
+            created=now(),
+            given=dict(request.options),
+            ipam_driver=request.ipam_driver if request.ipam_driver not in ("", "default") else DEFAULT_IPAM,
+            ipam_options=dict(request.ipam_options),
+            labels=dict(request.labels),
+            internal=request.internal,
+            attachable=request.attachable,
+            predefined=request.predefined,
+            default_for=request.default_for,
+            ifname=self._own_link(own) if own else f"br-{id[:12]}",
+            mac=derived_mac(id),
+            link_prefix=prefix,
+            host_binding=binding,
+            package=self._package(request.driver),
+        )
+        pools = self._pools(request, record, caps) if caps.addresses else ()
+        record = record.model_copy(
+            update={"pools": pools, "ipv6": any(family_of(p.subnet) == 6 for p in pools)},
+        )
+        settled = self._planner.settle(request.driver, options, record)
+        record = record.model_copy(update={"options": settled.model_dump(mode="json")})
+        self._planner.network_plan(self._planner.network(record))  # what the driver would refuse later, it refuses now
+        return record
+
+    def _check_name(self, name: str) -> None:
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            raise InvalidParameter(
+                f"{name!r} is no name for a network", hint="Use letters, digits, underscore, dot and hyphen"
+            )
+        if any(n.name == name for n in self._networks()):
+            raise Conflict(f"network with name {name} already exists", hint="Choose another name")
+
+    def _check_caps(self, request: NetworkRequest, caps: NetworkCaps) -> None:
+        if not caps.addresses and (request.ipam or request.ipv6):
+            raise Unsupported(
+                "the network cannot have subnets", why="this driver has no addresses", driver=request.driver
+            )
+        existing = [n for n in self._networks() if n.driver == request.driver]
+        if caps.max_networks is not None and len(existing) >= caps.max_networks:
+            raise Forbidden(
+                f"only {caps.max_networks} network of driver {request.driver} can exist",
+                why=f"there is {', '.join(n.name for n in existing)}",
+                driver=request.driver,
+            )
+
+    def _own_link(self, name: str) -> str:
+        """Check the name that the operator wants for the network's own host link."""
+        try:
+            _ifname.validate_python(name)
+        except ValidationError as err:
+            raise InvalidParameter(f"{name!r} is no name for a link", why=err.errors()[0]["msg"]) from err
+        holder = next((n.name for n in self._networks() if n.ifname == name), "")
+        if holder or hostnet.link(name) is not None:
+            raise Conflict(
+                f"the host has a link {name} already", why=f"it is network {holder}'s" if holder else "it is not ours"
+            )
+        return name
+
+    def _package(self, driver: str) -> str:
+        row = next(i for i in self._plugins.info(GROUP) if i.name == driver and i.status == "ok")
+        return f"{row.distribution} {row.version}"
+
+    # Pools
+
+    def _pools(self, request: NetworkRequest, record: NetworkRecord, caps: NetworkCaps) -> tuple[Pool, ...]:
+        options = ipam_options(self._plugins, record.ipam_driver, dict(record.ipam_options))
+        asked = [_pool_request(config, record.id, caps.host_gateway) for config in request.ipam if config]
+        families = {a.family for a in asked}
+        if 4 not in families:
+            asked.insert(0, PoolRequest(key=record.id, wants_gateway=caps.host_gateway))
+        if request.ipv6 and 6 not in families:
+            asked.append(PoolRequest(key=record.id, family=6, wants_gateway=caps.host_gateway))
+        pools: list[Pool] = []
+        routed = hostnet.routed_prefixes() if any(a.subnet is None for a in asked) else ()
+        for pool_request in asked:
+            self._check_overlap(pool_request.subnet, record.name, pools)
+            others = [p.subnet for n in self._networks() for p in n.pools] + [p.subnet for p in pools]
+            avoid = (*others, *(routed if pool_request.subnet is None else ()))
+            answer = self._plugins.call(
+                IPAM, record.ipam_driver, "choose_pool", request=pool_request, options=options, avoid=avoid
+            )
+            pools.append(self._checked(answer, pool_request, record, pools))
+        return tuple(pools)
+
+    def _check_overlap(self, subnet: str | None, name: str, pools: Sequence[Pool]) -> None:
+        """Refuse a subnet that another network has. The host's own routes may be overlapped on purpose (macvlan)."""
+        if subnet is None:
+            return
+        taken = [(n.name, p.subnet) for n in self._networks() for p in n.pools]
+        for other, prefix in (*taken, *((name, p.subnet) for p in pools)):
+            if _overlap(subnet, prefix):
+                raise Conflict(
+                    f"the subnet {subnet} overlaps {prefix} of network {other}",
+                    hint="Choose another subnet",
+                    details={"subnet": subnet, "network": other},
+                )
+
+    def _checked(self, pool: Any, asked: PoolRequest, record: NetworkRecord, pools: Sequence[Pool]) -> Pool:
+        fault = ""
+        if not isinstance(pool, Pool):
+            fault = "it returned no pool"
+        elif family_of(pool.subnet) != asked.family or asked.subnet not in (None, pool.subnet):
+            fault = f"it chose {pool.subnet}"
+        elif asked.gateway and pool.gateway != asked.gateway:
+            fault = f"it chose the gateway {pool.gateway}"
+        if fault:
+            raise DriverFault("the IPAM driver did not do what it was asked", why=fault, driver=record.ipam_driver)
+        self._check_overlap(pool.subnet, record.name, pools)
+        return Pool.model_validate(pool.model_dump())
+
+
+def _common_options(request: NetworkRequest, caps: NetworkCaps) -> tuple[str, str, dict[str, str]]:
+    """Return the prefix of link names, the host address of ports, and what is left for the driver."""
+    given = {COMMON.get(k, k): v for k, v in request.options.items() if k not in _IGNORED}
+    prefix = given.pop(_PREFIX, "eth")
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_-]{0,11}", prefix):
+        raise InvalidParameter(f"{prefix!r} is no prefix for names of links", driver=request.driver)
+    binding = given.pop(_BINDING, "") if caps.ports else ""
+    if binding and family_of(binding) != 4:
+        raise InvalidParameter(f"{binding!r} is no IPv4 address", driver=request.driver)
+    return prefix, "" if binding == "0.0.0.0" else binding, given
+
+
+def _pool_request(config: Mapping[str, Any], key: str, wants_gateway: bool) -> PoolRequest:
+    """Read one of Docker's IPAM configurations. Raises InvalidParameter that names what is wrong in it."""
+    subnet = config.get("Subnet") or None
+    some = subnet or config.get("Gateway") or config.get("IPRange") or ""
+    if subnet:
+        _check_masked(str(subnet), "subnet")
+    if config.get("IPRange"):
+        _check_masked(str(config["IPRange"]), "IP range")
+    try:
+        return PoolRequest(
+            key=key,
+            family=family_of(str(some)),
+            subnet=subnet,
+            ip_range=config.get("IPRange") or None,
+            gateway=config.get("Gateway") or None,
+            wants_gateway=wants_gateway,
+            aux=config.get("AuxiliaryAddresses") or config.get("AuxAddress") or {},
+        )
+    except ValidationError as err:
+        raise InvalidParameter("malformed IPAM configuration", why=err.errors()[0]["msg"]) from err
+
+
+def _check_masked(prefix: str, what: str) -> None:
+    try:
+        network = ip_network(prefix, strict=False)
+    except ValueError as err:
+        raise InvalidParameter(
+            f"malformed {what} {prefix!r}", why=str(err), hint="Expected for example 10.5.0.0/24"
+        ) from err
+    if "/" not in prefix or str(network).partition("/")[0] != _normal(prefix.partition("/")[0]):
+        raise InvalidParameter(f"malformed {what} {prefix!r}", hint=f"It should be {network}")
+
+
+def _normal(address: str) -> str:
+    return str(ip_network(address).network_address)
+
+
+def _overlap(one: str, other: str) -> bool:
+    a, b = ip_network(one), ip_network(other)
+    return a.version == b.version and a.overlaps(b)

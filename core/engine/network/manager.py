@@ -1,0 +1,406 @@
+"""Networks: what the container manager and the API ask for, and nothing of how it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.network import views
+from engine.network.addresses import Addresses
+from engine.network.attaching import FAMILIES, Attaching, check_ports, elect
+from engine.network.creation import Creation, NetworkRequest
+from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
+from engine.network.planner import Planner
+from engine.network.store import NetworkStore
+from engine.plugins import Plugins
+from engine.reconcile import netns
+from engine.reconcile.applier import Difference, Sandbox
+from engine.reconcile.reconciler import Reconciler
+from engine.spec.errors import ApplyFailed, EngineError, Forbidden, NotFound
+from engine.spec.network import NetworkCaps
+from engine.spec.options import parse_options
+from engine.spec.resource import Plan
+from engine.spec.values import family_of
+from engine.state import State
+
+log = logging.getLogger(__name__)
+PREDEFINED = ("bridge", "host", "none")
+"""Drivers whose default network exists from the start, as Docker has it."""
+
+
+class Events(Protocol):
+    """Where events go: `engine.events.EventBus`."""
+
+    def emit(self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> object:
+        """Tell that something happened."""
+
+
+@dataclass(frozen=True)
+class OwnerPlan:
+    """What one owner (a network, or a container's endpoint) wants, and what on the host is not so."""
+
+    owner: str
+    title: str
+    plan: Plan
+    differences: tuple[Difference, ...]
+    in_use: bool
+    """False: nobody uses the network, and the plan is what would be made."""
+
+
+class NetworkManager:
+    """Networks, endpoints and sandboxes of one engine. All methods may be called from any thread.
+
+    `netns_root` is the directory in which network namespaces are held, `<exec-root>/netns`.
+    """
+
+    def __init__(
+        self, state: State, plugins: Plugins, reconciler: Reconciler, netns_root: Path, events: Events
+    ) -> None:
+        self._plugins = plugins
+        self._reconciler = reconciler
+        self._netns_root = netns_root
+        self._events = events
+        self._store = NetworkStore(state)
+        self._planner = Planner(plugins, self._own_links)
+        self._creation = Creation(plugins, self._planner, self._store.networks)
+        self._addresses = Addresses(state, plugins)
+        self._attaching = Attaching(state, self._store, self._planner, self._addresses, reconciler)
+        self._create_lock = threading.RLock()
+
+    def _own_links(self) -> frozenset[str]:
+        return frozenset([n.ifname for n in self._store.networks()] + [e.host_ifname for e in self._store.endpoints()])
+
+    # Networks
+
+    def create(
+        self,
+        name: str,
+        driver: str = "bridge",
+        *,
+        options: Mapping[str, str] | None = None,
+        ipam: Sequence[Mapping[str, Any]] = (),
+        ipam_driver: str = "",
+        ipam_options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        internal: bool = False,
+        ipv6: bool = False,
+        attachable: bool = False,
+    ) -> NetworkRecord:
+        """Create a network. Nothing is made on the host until a container joins.
+
+        `ipam` are Docker's IPAM configurations (`Subnet`, `IPRange`, `Gateway`, `AuxiliaryAddresses`). Raises what
+        `Creation.record` raises.
+        """
+        request = NetworkRequest(
+            name=name,
+            driver=driver or "bridge",
+            options=options or {},
+            ipam=ipam,
+            ipam_driver=ipam_driver,
+            ipam_options=ipam_options or {},
+            labels=labels or {},
+            internal=internal,
+            ipv6=ipv6,
+            attachable=attachable,
+        )
+        return self._create(request)
+
+    def _create(self, request: NetworkRequest) -> NetworkRecord:
+        with self._create_lock:
+            record = self._creation.record(request)
+            self._store.put_network(record)
+        self._tell(record, "create")
+        return record
+
+    def default_network(self, driver: str, options: Mapping[str, str] | None = None) -> NetworkRecord:
+        """Return the network that containers of `--net-driver DRIVER` join, created on first use.
+
+        There is one for each driver and set of options. It is called like the driver, or `DRIVER-` and six digits.
+        """
+        return self._default(driver, dict(options or {}))
+
+    def _default(self, driver: str, options: dict[str, str], *, predefined: bool = False) -> NetworkRecord:
+        model = self._planner.driver(driver).options_model
+        parsed = parse_options(model, options, driver=driver).model_dump(mode="json")
+        key = json.dumps([driver, parsed], sort_keys=True)
+        with self._create_lock:
+            for network in self._store.networks():
+                if network.default_for == key:
+                    return network
+            name = driver
+            if self._store.by_name(name) is not None:
+                name = f"{driver}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
+            return self._create(
+                NetworkRequest(name=name, driver=driver, options=options, default_for=key, predefined=predefined)
+            )
+
+    def get(self, ref: str) -> NetworkRecord:
+        """Return a network by id, name or unique prefix of its id. Raises NotFound, InvalidParameter if ambiguous."""
+        return self._store.get(ref)
+
+    def caps(self, record: NetworkRecord) -> NetworkCaps:
+        """Return what a network's driver can do."""
+        return self._planner.caps(record.driver)
+
+    def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[NetworkRecord]:
+        """Return the networks that pass Docker's filters. Raises InvalidParameter for an unknown filter."""
+        return [
+            n
+            for n in self._store.networks()
+            if views.matches(
+                n, filters or {}, views.scope_of(self._plugins, n.driver), bool(self._store.endpoints_of(n.id))
+            )
+        ]
+
+    def inspect(self, record: NetworkRecord) -> views.JsonObject:
+        """Return what GET /networks/ID answers."""
+        scope = views.scope_of(self._plugins, record.driver)
+        return views.inspection(record, self._store.endpoints_of(record.id), scope)
+
+    def remove(self, ref: str) -> None:
+        """Remove a network. Raises Forbidden for a predefined one, Conflict (naming containers) while it is in use.
+
+        The driver is not asked: a network whose driver is gone can be removed.
+        """
+        record = self.get(ref)
+        if record.predefined:
+            raise Forbidden(f"network {record.name} is predefined and cannot be removed")
+        with self._store.lock(record.id):
+            self._store.delete_network(record)
+            self._addresses.forget(record)
+        self._tell(record, "destroy")
+
+    def prune(self, filters: Mapping[str, Sequence[str]] | None = None, until: float | None = None) -> Sequence[str]:
+        """Remove the networks that nobody uses and that a person made; return their names.
+
+        `until` (seconds since the epoch) spares the younger ones: it is the filter of that name, read by the caller.
+        """
+        removed = []
+        for record in self._store.networks():
+            unused = not self._store.endpoints_of(record.id) and not record.predefined
+            if views.prunable(record, filters or {}, until) and unused:
+                self.remove(record.id)
+                removed.append(record.name)
+        return removed
+
+    # Sandboxes
+
+    def sandbox_path(self, container_id: str) -> Path:
+        """Return where a container's network namespace is held."""
+        return self._netns_root / container_id
+
+    def sandbox_create(self, container_id: str) -> Sandbox:
+        """Make a container's network namespace, with loopback up; what an earlier life of it left is dropped."""
+        path = self.sandbox_path(container_id)
+        try:
+            self._netns_root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            netns.destroy(path)
+            return netns.create(path)
+        except OSError as err:
+            raise ApplyFailed(
+                "a network namespace could not be made",
+                why=str(err),
+                hint="Engine needs root",
+                details={"errno": err.errno},
+            ) from err
+
+    def sandbox_remove(self, container_id: str) -> None:
+        """Let go of a container's network namespace; absent is no error."""
+        path = self.sandbox_path(container_id)
+        try:
+            netns.destroy(path)
+        except OSError as err:
+            raise ApplyFailed(f"the network namespace {path} could not be removed", why=str(err)) from err
+
+    # Endpoints
+
+    def attach(
+        self,
+        network: str,
+        container: ContainerRef,
+        sandbox: Sandbox,
+        settings: EndpointSettings | None = None,
+        ports: Sequence[PortRequest] = (),
+    ) -> Attachment:
+        """Attach a container to a network (`network connect`). On failure nothing is left, in the database or outside.
+
+        Raises NotFound, Conflict (connected already; address, MAC or port taken), InvalidParameter, Unsupported
+        (ports, addresses), Unavailable (pool full, parent absent), DriverFault, DeadlineExceeded, ApplyFailed.
+        """
+        record = self.get(network)
+        held = {family_of(g) for e in self._store.of_container(container.id) for g in e.gateways}
+        attachment = self._attaching.attach(
+            record.id, container, sandbox, settings or EndpointSettings(), ports, FAMILIES - held
+        )
+        self._told(record, attachment, "connect")
+        if held:
+            try:
+                self._attaching.reroute(container.id)
+            except BaseException:
+                self.detach(container.id, record.id)
+                raise
+        return self._store.endpoint(attachment.id) or attachment
+
+    def attach_all(
+        self,
+        container: ContainerRef,
+        sandbox: Sandbox,
+        wishes: Sequence[tuple[str, EndpointSettings]],
+        ports: Sequence[PortRequest] = (),
+    ) -> Sequence[Attachment]:
+        """Attach a starting container to all its networks, in order; on failure to none."""
+        records = [(self.get(ref), settings) for ref, settings in wishes]
+        winners = elect(
+            (r.id, r.name, s.gw_priority, [p.gateway for p in r.pools if p.gateway and not r.internal])
+            for r, s in records
+        )
+        publisher = self._publisher([r for r, _ in records], winners.get(4, ""), ports)
+        done: list[Attachment] = []
+        try:
+            for record, settings in records:
+                route = frozenset(family for family, id in winners.items() if id == record.id)
+                wanted = ports if record.id == publisher else ()
+                done.append(self._attaching.attach(record.id, container, sandbox, settings, wanted, route))
+                self._told(record, done[-1], "connect")
+        except BaseException:
+            for attachment in reversed(done):
+                self._detach(attachment, namespace_gone=False)
+            raise
+        return done
+
+    def _publisher(self, records: Sequence[NetworkRecord], favourite: str, ports: Sequence[PortRequest]) -> str:
+        """Return the id of the network on which a container's ports are published: that of its default route, or else
+        the first that can. Raises Unsupported if none can.
+        """  # fmt: skip
+        if not ports or not records:
+            return ""
+        able = [r.id for r in records if self.caps(r).ports]
+        if not able:
+            check_ports(records[0], self.caps(records[0]), ports)
+        return favourite if favourite in able else able[0]
+
+    def check_ports(self, networks: Sequence[str], ports: Sequence[PortRequest]) -> None:
+        """Raise Unsupported when a container of these networks could not publish ports: asked when it is created."""
+        self._publisher([self.get(ref) for ref in networks], "", ports)
+
+    def detach(self, container_id: str, network: str, *, namespace_gone: bool = False) -> None:
+        """Take a container off a network. Raises NotFound if it is not on it.
+
+        With `namespace_gone`, its network namespace was dropped before: that is quicker.
+        """
+        record = self.get(network)
+        found = [e for e in self._store.of_container(container_id) if e.network == record.id]
+        if not found:
+            raise NotFound(f"container {container_id[:12]} is not connected to network {record.name}")
+        self._detach(found[0], namespace_gone=namespace_gone)
+        if not namespace_gone:
+            self._attaching.reroute(container_id)
+
+    def detach_all(self, container_id: str, *, shared: bool = False) -> None:
+        """Take a container that has ended off all its networks.
+
+        Its network namespace is dropped first, which takes the links with it at once; not so if it is `shared`: other
+        processes live on in it.
+        """
+        endpoints = self._store.of_container(container_id)
+        if endpoints and not shared:
+            self.sandbox_remove(container_id)
+        for endpoint in endpoints:
+            self._detach(endpoint, namespace_gone=not shared)
+
+    def _detach(self, endpoint: Attachment, *, namespace_gone: bool) -> None:
+        self._attaching.detach(endpoint, namespace_gone=namespace_gone)
+        self._told(self.get(endpoint.network), endpoint, "disconnect")
+
+    def attachments(self, container_id: str) -> Sequence[Attachment]:
+        """Return a container's endpoints, in the order of their attachment."""
+        return self._store.of_container(container_id)
+
+    def rename(self, container: ContainerRef) -> None:
+        """Note a container's new name in its endpoints."""
+        for endpoint in self._store.of_container(container.id):
+            self._store.put_endpoint(endpoint.model_copy(update={"container": container}))
+
+    def inspect_endpoints(self, container_id: str) -> dict[str, views.JsonObject]:
+        """Return NetworkSettings.Networks of a running container's inspection."""
+        return {e.network_name: views.endpoint_settings(e) for e in self._store.of_container(container_id)}
+
+    def port_bindings(self, container_id: str) -> dict[str, Sequence[views.JsonObject]]:
+        """Return NetworkSettings.Ports of a running container's inspection: the published ones."""
+        return dict(views.port_bindings(self._store.of_container(container_id)))
+
+    def names(self, network: str) -> Sequence[tuple[str, tuple[str, ...]]]:
+        """Return (address, names) of all containers on a network: what /etc/hosts or a name server says of it."""
+        return [
+            (address.partition("/")[0], tuple(dict.fromkeys(
+                n for n in (e.container.name, *e.settings.aliases, e.container.hostname, e.container.id[:12]) if n
+            )))
+            for e in self._store.endpoints_of(self.get(network).id)
+            for address in e.addresses
+        ]  # fmt: skip
+
+    # Start of the daemon, and what should be
+
+    def restore(self, live_containers: Collection[str]) -> None:
+        """Take up what an earlier daemon left: want the plans of running containers, forget those of others.
+
+        The host is not touched but for the namespaces of containers that are gone: `Reconciler.collect` and `repair`,
+        after all managers have restored, do the rest. Then the predefined networks are made if they are absent.
+        """
+        live = set(live_containers)
+        for endpoint in self._store.endpoints():
+            if endpoint.container.id not in live:
+                self._store.delete_endpoint(endpoint)
+        for record in self._store.networks():
+            endpoints = self._store.endpoints_of(record.id)
+            if endpoints:
+                self._reconciler.adopt(record.owner, Plan.from_json(record.plan))
+            for endpoint in endpoints:
+                sandbox = Sandbox(Path(endpoint.sandbox))
+                self._reconciler.adopt(endpoint.owner, Plan.from_json(endpoint.plan), sandbox=sandbox)
+                self._attaching.ports.adopt(endpoint.ports, endpoint.id, endpoint.container.name)
+        for path in netns.present(self._netns_root):
+            if path.name not in live:
+                self.sandbox_remove(path.name)
+        for driver in PREDEFINED:
+            try:
+                self._default(driver, {}, predefined=True)
+            except EngineError as err:
+                log.error("the predefined network %s cannot be made: %s", driver, err)
+
+    def plan(self, ref: str, *, sandboxes: bool = True) -> Sequence[OwnerPlan]:
+        """Return what a network and its endpoints want and what is not so, without changing anything.
+
+        Of a network that nobody uses, the plan that would be made: its driver is asked.
+        """
+        record = self.get(ref)
+        plan = self._reconciler.plan_of(record.owner)
+        title = f"network {record.name}"
+        if plan is None:
+            fresh = self._planner.network_plan(self._planner.network(record))
+            return [OwnerPlan(record.owner, title, fresh, (), False)]
+        result = [OwnerPlan(record.owner, title, plan, self._differences(record.owner, sandboxes), True)]
+        for endpoint in self._store.endpoints_of(record.id):
+            result.append(OwnerPlan(
+                endpoint.owner, f"container {endpoint.container.name}", Plan.from_json(endpoint.plan),
+                self._differences(endpoint.owner, sandboxes), True,
+            ))  # fmt: skip
+        return result
+
+    def _differences(self, owner: str, sandboxes: bool) -> tuple[Difference, ...]:
+        return tuple(self._reconciler.diff(owner, sandboxes=sandboxes))
+
+    # Events
+
+    def _tell(self, record: NetworkRecord, action: str, attributes: Mapping[str, str] | None = None) -> None:
+        what = {"name": record.name, "type": record.driver, **(attributes or {})}
+        self._events.emit("network", action, record.id, what)
+
+    def _told(self, record: NetworkRecord, endpoint: Attachment, action: str) -> None:
+        self._tell(record, action, {"container": endpoint.container.id})

@@ -1,0 +1,161 @@
+"""What the network manager stores and hands around: networks, attachments, ports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.spec.ipam import Pool
+from engine.spec.network import Subnet
+from engine.spec.values import family_of
+
+Protocol = Literal["tcp", "udp", "sctp"]
+
+
+class Record(BaseModel):
+    """Base of what is stored. Immutable: a change makes a copy, and the copy is written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def doc(self) -> dict[str, Any]:
+        """Return the JSON document that the database holds."""
+        return self.model_dump(mode="json")
+
+
+class ContainerRef(Record):
+    """How the network manager knows a container."""
+
+    id: str
+    name: str
+    hostname: str = ""
+    labels: Mapping[str, str] = Field(default_factory=dict)
+
+
+class EndpointSettings(Record):
+    """A container's wishes for one network; empty means that the engine chooses."""
+
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+    ifname: str = ""
+    """Name of the link inside the container."""
+    driver_opts: Mapping[str, str] = Field(default_factory=dict)
+    gw_priority: int = 0
+    """The container's default route is on its network of the highest priority."""
+
+
+class PortRequest(Record):
+    """A port to publish. `host_ip` "" means all addresses of the host.
+
+    `host_port` 0 means any free port; with a greater `host_port_end`, the first free one from `host_port` to it.
+    """
+
+    protocol: Protocol = "tcp"
+    target_port: int
+    host_ip: str = ""
+    host_port: int = 0
+    host_port_end: int = 0
+
+
+class PublishedPort(Record):
+    """A port that is published: `count` ports from `host_port` on go to as many from `target_port` on."""
+
+    protocol: Protocol
+    host_ip: str
+    """"" means all addresses of the host of this family."""
+    family: int
+    host_port: int
+    target_port: int
+    count: int = 1
+
+
+class NetworkRecord(Record):
+    """A network."""
+
+    id: str
+    name: str
+    driver: str
+    created: str
+    given: Mapping[str, str] = Field(default_factory=dict)
+    """The options as they were given: what `inspect` shows, and what is read again when the driver's model changes."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """The settled options."""
+    ipam_driver: str
+    ipam_options: Mapping[str, str] = Field(default_factory=dict)
+    pools: tuple[Pool, ...] = ()
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    internal: bool = False
+    ipv6: bool = False
+    attachable: bool = False
+    predefined: bool = False
+    """One of the networks that exist from the start, and cannot be removed."""
+    default_for: str = ""
+    """Which driver and options this is the default network of; "" for one that a person made."""
+    ifname: str
+    mac: str
+    link_prefix: str = "eth"
+    """Links in containers are called so, with a number."""
+    host_binding: str = ""
+    """Address of the host on which ports are published where a request names none."""
+    package: str = ""
+    """Distribution and version of the driver that made it."""
+    plan: str = ""
+    """The plan (JSON) that was applied when it was used last."""
+
+    @property
+    def subnets(self) -> tuple[Subnet, ...]:
+        """The address pools, as drivers see them."""
+        return tuple(Subnet(prefix=p.subnet, gateway=p.gateway) for p in self.pools)
+
+    @property
+    def owner(self) -> str:
+        """Who owns its resources, to the reconciler."""
+        return f"net:{self.id}"
+
+    def address_space(self, pool: Pool) -> str:
+        """Return the space of claims on a pool's addresses."""
+        return f"address/{self.id}/{pool.subnet}"
+
+
+class Attachment(Record):
+    """A container's endpoint on a network: what it wished for, and what it got."""
+
+    id: str
+    network: str
+    """Network id."""
+    network_name: str
+    driver: str
+    container: ContainerRef
+    settings: EndpointSettings
+    sandbox: str
+    """Path of the container's network namespace."""
+    ifname: str
+    host_ifname: str
+    mac: str
+    addresses: tuple[str, ...] = ()
+    """With their prefix lengths."""
+    network_gateways: tuple[str, ...] = ()
+    """The network's gateways of the addresses' families."""
+    gateways: tuple[str, ...] = ()
+    """Those of them that the container's default routes go through."""
+    ports: tuple[PublishedPort, ...] = ()
+    plan: str = ""
+    """The plan (JSON) that was applied."""
+
+    @property
+    def owner(self) -> str:
+        """Who owns its resources, to the reconciler. An endpoint's id is new at each attachment: so no generation."""
+        return f"ep:{self.network}:{self.id}:0"
+
+    def address(self, family: int) -> str | None:
+        """Return the address of a family, without prefix length."""
+        return next((a.partition("/")[0] for a in self.addresses if family_of(a) == family), None)
+
+
+def now() -> str:
+    """Return the time as Docker writes it (RFC 3339, UTC)."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

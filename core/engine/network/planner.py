@@ -1,0 +1,107 @@
+"""Asks drivers for plans: builds the values that are handed in, calls, and checks what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from engine.network import hostnet
+from engine.network.model import Attachment, NetworkRecord
+from engine.network.vet import vet
+from engine.plugins import Plugins
+from engine.spec.errors import DriverFault, Unavailable
+from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver
+from engine.spec.options import Options, parent_fields
+from engine.spec.resource import Plan
+
+GROUP = NetworkDriver.GROUP
+
+
+class Planner:
+    """The way from records to plans. Raises what `Plugins.call` and `vet` raise."""
+
+    def __init__(self, plugins: Plugins, own_links: Callable[[], frozenset[str]]) -> None:
+        """`own_links` returns the host links that the engine made: no parents."""
+        self._plugins = plugins
+        self._own_links = own_links
+
+    def driver(self, name: str) -> NetworkDriver[Any]:
+        """Return a driver, loaded."""
+        return cast(NetworkDriver[Any], self._plugins.get(GROUP, name))
+
+    def caps(self, name: str) -> NetworkCaps:
+        """Return what a driver can do."""
+        return self.driver(name).caps
+
+    def network(self, record: NetworkRecord) -> Network[Any]:
+        """Return a network as its driver sees it, with the links that its options select.
+
+        Raises Unavailable when such a link is absent, or when the stored options do not fit the driver's model.
+        """
+        model = self.driver(record.driver).options_model
+        try:
+            options = model.model_validate(dict(record.options))
+        except ValidationError as err:
+            raise Unavailable(
+                f"the options of network {record.name} do not fit its driver any more",
+                why=f"it was created with {record.package}",
+                hint="Install that version, or create the network anew",
+                driver=record.driver,
+            ) from err
+        return Network[Any](
+            id=record.id,
+            name=record.name,
+            driver=record.driver,
+            options=options,
+            labels=record.labels,
+            subnets=record.subnets,
+            internal=record.internal,
+            mac=record.mac,
+            ifname=record.ifname,
+            links=self._links(model, options),
+        )
+
+    def _links(self, model: type[Options], options: Options) -> dict[str, LinkFact]:
+        fields = parent_fields(model)
+        if not fields:
+            return {}
+        own = self._own_links()
+        return {name: hostnet.select(str(getattr(options, name)), own) for name in fields if getattr(options, name)}
+
+    def settle(self, driver: str, options: Options, record: NetworkRecord) -> Options:
+        """Let the driver check and fill in the options of a new network."""
+        settled = self._plugins.call(GROUP, driver, "settle_network", options=options, subnets=record.subnets)
+        return options if settled is None else cast(Options, settled)
+
+    def network_plan(self, network: Network[Any]) -> Plan:
+        """Return what must exist while the network is used."""
+        plan = self._plugins.call(GROUP, network.driver, "network_plan", network=network)
+        return vet(Plan() if plan is None else plan, network, driver=network.driver)
+
+    def endpoint_plan(self, network: Network[Any], attachment: Attachment) -> Plan:
+        """Return what must exist while a container is attached, without published ports."""
+        endpoint = endpoint_value(attachment)
+        plan = self._plugins.call(GROUP, network.driver, "endpoint_plan", network=network, endpoint=endpoint)
+        if plan is None:
+            raise DriverFault("endpoint_plan returned nothing", driver=network.driver)
+        return vet(plan, network, endpoint, driver=network.driver)
+
+
+def endpoint_value(attachment: Attachment) -> Endpoint:
+    """Return an endpoint as its driver sees it."""
+    return Endpoint(
+        id=attachment.id,
+        ifname=attachment.ifname,
+        host_ifname=attachment.host_ifname,
+        mac=attachment.mac,
+        addresses=attachment.addresses,
+        gateways=attachment.gateways,
+        container_id=attachment.container.id,
+        container_name=attachment.container.name,
+        hostname=attachment.container.hostname,
+        labels=attachment.container.labels,
+        aliases=attachment.settings.aliases,
+        options=attachment.settings.driver_opts,
+    )

@@ -1,0 +1,135 @@
+"""The networks and their endpoints: in memory for every look-up, in the database for the next daemon."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+from engine.network.model import Attachment, NetworkRecord
+from engine.spec.errors import Conflict, InvalidParameter, NotFound
+from engine.state import State
+
+NETWORK, ENDPOINT = "network", "endpoint"
+"""Kinds of objects in the database."""
+
+
+class NetworkStore:
+    """All networks and endpoints. Safe to use from any thread."""
+
+    def __init__(self, state: State) -> None:
+        """Read everything from the database."""
+        self._state = state
+        self._guard = threading.Lock()
+        self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._networks = {d["id"]: NetworkRecord.model_validate(d) for d in state.all(NETWORK)}
+        self._endpoints: dict[str, Attachment] = {}
+        self._by_network: defaultdict[str, dict[str, Attachment]] = defaultdict(dict)
+        self._by_container: defaultdict[str, dict[str, Attachment]] = defaultdict(dict)
+        for doc in state.all(ENDPOINT):
+            self._index(Attachment.model_validate(doc))
+
+    def lock(self, network_id: str) -> threading.RLock:
+        """Return the lock under which endpoints of a network come and go."""
+        with self._guard:
+            return self._locks[network_id]
+
+    # Networks
+
+    def networks(self) -> list[NetworkRecord]:
+        """Return all networks, by name."""
+        with self._guard:
+            return sorted(self._networks.values(), key=lambda n: n.name)
+
+    def by_name(self, name: str) -> NetworkRecord | None:
+        """Return the network of that name."""
+        return next((n for n in self.networks() if n.name == name), None)
+
+    def get(self, ref: str) -> NetworkRecord:
+        """Return a network by id, name or unique prefix of its id.
+
+        Raises NotFound; InvalidParameter when a prefix fits several.
+        """
+        with self._guard:
+            if found := self._networks.get(ref):
+                return found
+        if named := self.by_name(ref):
+            return named
+        matches = [n for n in self.networks() if ref and n.id.startswith(ref)]
+        if len(matches) > 1:
+            raise InvalidParameter(f"{len(matches)} networks have ids that begin with {ref}", hint="Use more digits")
+        if not matches:
+            raise NotFound(f"network {ref} not found", hint="See: engine network ls")
+        return matches[0]
+
+    def put_network(self, record: NetworkRecord) -> None:
+        """Write a network. Raises Conflict when another one has its name."""
+        self._state.put(NETWORK, record.id, record.doc(), name=record.name)
+        with self._guard:
+            self._networks[record.id] = record
+
+    def delete_network(self, record: NetworkRecord) -> None:
+        """Forget a network. Raises Conflict, which names the containers, while it has endpoints."""
+        if used := self.endpoints_of(record.id):
+            names = ", ".join(sorted(e.container.name for e in used))
+            raise Conflict(
+                f"network {record.name} is in use by {names}",
+                hint="Stop the containers, or: engine network disconnect",
+                details={"containers": [e.container.id for e in used]},
+            )
+        with self._state.transaction():
+            self._state.delete(NETWORK, record.id)
+            for pool in record.pools:
+                for owner in set(self._state.claimed(record.address_space(pool)).values()):
+                    self._state.release(owner, record.address_space(pool))
+        with self._guard:
+            self._networks.pop(record.id, None)
+            self._locks.pop(record.id, None)
+
+    # Endpoints
+
+    def endpoints(self) -> list[Attachment]:
+        """Return all endpoints."""
+        with self._guard:
+            return list(self._endpoints.values())
+
+    def endpoint(self, id: str) -> Attachment | None:
+        """Return an endpoint as it is now."""
+        return self._endpoints.get(id)
+
+    def endpoints_of(self, network_id: str) -> list[Attachment]:
+        """Return the endpoints of a network."""
+        with self._guard:
+            return list(self._by_network[network_id].values()) if network_id in self._by_network else []
+
+    def of_container(self, container_id: str) -> list[Attachment]:
+        """Return the endpoints of a container, in the order of their attachment."""
+        with self._guard:
+            return list(self._by_container[container_id].values()) if container_id in self._by_container else []
+
+    def put_endpoint(self, endpoint: Attachment) -> None:
+        """Write an endpoint."""
+        self._state.put(ENDPOINT, endpoint.id, endpoint.doc())
+        with self._guard:
+            self._index(endpoint)
+
+    def delete_endpoint(self, endpoint: Attachment) -> None:
+        """Forget an endpoint, and give back what it had claimed. One that is gone already is no error."""
+        with self._state.transaction():
+            self._state.delete(ENDPOINT, endpoint.id)
+            self._state.release(endpoint.id)
+        self.forget_endpoint(endpoint)
+
+    def forget_endpoint(self, endpoint: Attachment) -> None:
+        """Take an endpoint out of memory alone: its transaction was undone."""
+        with self._guard:
+            self._endpoints.pop(endpoint.id, None)
+            for index, key in ((self._by_network, endpoint.network), (self._by_container, endpoint.container.id)):
+                if key in index:
+                    index[key].pop(endpoint.id, None)
+                    if not index[key]:
+                        del index[key]
+
+    def _index(self, endpoint: Attachment) -> None:
+        self._endpoints[endpoint.id] = endpoint
+        self._by_network[endpoint.network][endpoint.id] = endpoint
+        self._by_container[endpoint.container.id][endpoint.id] = endpoint
