@@ -1,4 +1,4 @@
-"""Making the host agree with what is wanted: observe, remove what must be replaced, observe, make; until nothing differs.
+"""Making the host agree with what is wanted: observe, remove what must be replaced, observe, make; until all is well.
 
 Removing changes what was observed (an address that goes takes routes with it), hence the second look. Three rounds
 are enough for every case that is known.
@@ -118,9 +118,14 @@ class Convergence:
         found: Found = []
         for (applier, _), view in views.items():
             differences = applier.diff(view.wanted, view.contexts)
-            found.extend((view.tasks.get(difference.key), difference) for difference in differences)
+            found.extend((view.tasks.get(d.key) or self._applier_s_own(d), d) for d in differences)
         self._look_inside.update(d.owner for _, d in found if d.state == "waiting")
         return found
+
+    def _applier_s_own(self, difference: Difference) -> Task | None:
+        """Return the task for a thing that no plan contains, but that an applier needs for what plans contain."""
+        claim = self._wanted.claims.get(difference.owner)
+        return Task(claim, difference.resource) if claim and difference.resource else None
 
     def _correctable(self, found: Found, run: _Run) -> list[tuple[Task, Difference]]:
         blocked = {("", difference.key) for _, difference in found if difference.state in ("waiting", "foreign")}

@@ -1,4 +1,7 @@
-"""Resources of a network as rtnetlink messages, by table: numbers from uapi/linux/{if_link,rtnetlink,neighbour,pkt_sched}.h."""
+"""Resources of a network as rtnetlink messages, by table.
+
+Numbers are those of uapi/linux/{if_link,if_addr,rtnetlink,neighbour,pkt_sched}.h.
+"""
 
 from __future__ import annotations
 
