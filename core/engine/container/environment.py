@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,6 +233,19 @@ class Environment:
             return str(self._volumes.inspect(mount.source)["Mountpoint"])
         except NotFound:  # removed by force, with the container left
             return ""
+
+    @contextmanager
+    def mounted_volume(self, container: Container, mount: MountPoint) -> Iterator[Path]:
+        """Give the host path of a mount of a container that does not run, mounted while the block runs."""
+        if mount.type == "bind":
+            yield Path(mount.source)
+            return
+        user = f"{container.id}-files"
+        path = self._volumes.mount(mount.source, user, subpath=mount.subpath)
+        try:
+            yield path
+        finally:
+            self._volumes.unmount(mount.source, user)
 
     def _release_volumes(self, container: Container) -> None:
         for name in {m.source for m in container.mounts if m.type == "volume"}:

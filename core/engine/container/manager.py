@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from engine.container import layer
 from engine.container.attachments import Attachment
 from engine.container.config import CreateRequest, HostConfig, RestartPolicy
 from engine.container.creation import Creation, signal_number
 from engine.container.environment import Environment
 from engine.container.execs import Execs
+from engine.container.files import Archive, ContainerFiles
 from engine.container.filters import ContainerFilter, Filters, prune_matches
 from engine.container.launch import resources
 from engine.container.lifecycle import Lifecycle
@@ -27,6 +28,7 @@ from engine.container.waiters import ExitResult
 from engine.events import EventBus
 from engine.image.manager import ImageManager
 from engine.network.manager import NetworkManager
+from engine.runtime.archive import Readable
 from engine.runtime.conmon import Conmon, resize
 from engine.runtime.resources import linux_resources
 from engine.runtime.stats import empty_stats, read_stats
@@ -64,6 +66,7 @@ class ContainerManager:
         self._events = events
         self._lifecycle = Lifecycle(store, environment, conmon, events, self._delete)
         self._execs = Execs(conmon, events)
+        self._files = ContainerFiles(store, environment, images, events)
 
     # Existence
 
@@ -331,6 +334,52 @@ class ContainerManager:
         """Return an exec's inspection."""
         return self._execs.inspect(id)
 
+    # Files
+
+    def archive_stat(self, ref: str, path: str) -> JsonObject:
+        """Return the API's stat of a path in the container."""
+        return self._files.stat(self._store.get(ref), path)
+
+    def archive_get(self, ref: str, path: str) -> tuple[JsonObject, Archive]:
+        """Return the stat of a path and a tar of it."""
+        result = self._files.get(self._store.get(ref), path)
+        return result.facts, result
+
+    def archive_put(
+        self,
+        ref: str,
+        path: str,
+        archive: Readable,
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+        copy_uid_gid: bool = False,
+    ) -> None:
+        """Unpack a tar into a directory of the container."""
+        container = self._store.get(ref)
+        self._files.put(container, path, archive, no_overwrite=no_overwrite_dir_non_dir, copy_owner=copy_uid_gid)
+
+    def export(self, ref: str) -> Archive:
+        """Return a tar of the whole root file system."""
+        return self._files.export(self._store.get(ref))
+
+    def changes(self, ref: str) -> list[JsonObject]:
+        """Return what differs from the image."""
+        return self._files.changes(self._store.get(ref))
+
+    def commit(self, ref: str, options: JsonObject) -> str:
+        """Make an image of a container and return its id."""
+        container = self._store.get(ref)
+        freeze = container.state.status == "running" and options.get("pause", True)
+        return self._files.commit(container, options, lambda: self._frozen(container) if freeze else nullcontext())
+
+    @contextmanager
+    def _frozen(self, container: Container) -> Iterator[None]:
+        self.pause(container.id)
+        try:
+            yield
+        finally:
+            self.unpause(container.id)
+
     # Views
 
     def inspect(self, ref: str, *, size: bool = False) -> JsonObject:
@@ -401,11 +450,7 @@ class ContainerManager:
         return ref == container.image_ref or self._images.resolve(ref).id == container.image_id
 
     def _size(self, container: Container) -> int:
-        return sum(
-            os.lstat(os.path.join(parent, name)).st_size
-            for parent, _, names in os.walk(self._environment.upper(container))
-            for name in names
-        )
+        return layer.size(self._environment.upper(container))
 
     def _sizes(self, container: Container) -> JsonObject:
         changed = self._size(container)
