@@ -18,7 +18,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.api.services import Attachment, ExitResult, Filters, JsonObject, Readable
+from engine.api.services import Filters, JsonObject, Readable
+from engine.container.record import Endpoint
+from engine.container.waiters import ExitResult
 from engine.events import EventBus
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound
 
@@ -167,6 +169,13 @@ class FakeLog:
         if self._monitor is not None:
             with self._monitor.news:
                 self._monitor.news.notify_all()
+
+
+@dataclass
+class Attachment:
+    tty: bool
+    open_stdin: bool
+    connection: Future[socket.socket]
 
 
 @dataclass
@@ -385,6 +394,12 @@ class FakeContainers:
         else:
             c.pending.append(future)
         return Attachment(c.tty, bool(c.config.get("OpenStdin")), future)
+
+    def connect(self, network: str, ref: str, endpoint: Endpoint) -> None:
+        self.calls.append(("connect", network, self.find(ref).name, endpoint.settings))
+
+    def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
+        self.calls.append(("disconnect", network, self.find(ref).name, force))
 
     def exec_create(self, ref: str, config: JsonObject) -> str:
         c = self.find(ref)
