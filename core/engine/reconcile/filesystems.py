@@ -62,13 +62,6 @@ def _source(resource: Bind) -> Iterator[int]:
             os.close(found)
 
 
-def bind_identity(resource: Bind) -> tuple[int, int]:
-    """Return (device, inode) of what a bind shows. Raises OSError."""
-    with _source(resource) as source:
-        found = mountapi.identify(source)
-        return found.device, found.inode
-
-
 def _bind(resource: Bind, target: int) -> int:
     with _source(resource) as source:
         mount = mountapi.clone(source, recursive=resource.recursive)

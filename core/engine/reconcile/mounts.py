@@ -270,11 +270,10 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _shown(resource: Bind, mounted: Mounted) -> dict[str, tuple[object, object]]:
-    try:
-        wanted: tuple[int, int] | None = filesystems.bind_identity(resource)
-    except OSError:
-        wanted = None
-    seen = _identity(mounted.target)
+    wanted, seen = _identity(resource.source), _identity(mounted.target)
+    if resource.subpath and wanted and seen:
+        # A container may have moved it since, or put a link there: what was opened then is what is to be shown.
+        wanted, seen = (wanted[0], 0), (seen[0], 0)
     return {} if wanted is not None and wanted == seen else {"source": (resource.source, mounted.root)}
 
 

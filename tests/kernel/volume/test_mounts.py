@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.kernel.volume.world import isolated
 
 from engine.reconcile import filesystems, loops, mountapi, mountinfo, mounts
 from engine.reconcile.applier import BatchError, Context
@@ -17,7 +18,6 @@ from engine.reconcile.mounts import MountApplier
 from engine.spec.errors import Conflict, Unavailable, Unsupported
 from engine.spec.mounts import Bind, Directory, Image, ImageMount, Mount, OverlayMount, Tmpfs
 from engine.spec.resource import Resource
-from tests.kernel.volume.world import isolated
 
 HERE = Context("vol:test")
 
@@ -39,7 +39,7 @@ class Bench:
 
     def differences(self, *resources: Resource) -> list[str]:
         wanted = {r.key: r for r in resources}
-        return [d.state for d in self.applier.diff(wanted, {k: HERE for k in wanted})]
+        return [d.state for d in self.applier.diff(wanted, dict.fromkeys(wanted, HERE))]
 
     def layers(self, count: int) -> tuple[str, ...]:
         paths = []
@@ -302,7 +302,7 @@ def test_image_is_attached_once_and_let_go(tmp_path: Path) -> None:
     assert bench.differences(first, second) == []
     info = Path(first.target).stat()
     assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o770, 3, 4)
-    assert os.listdir(first.target) == ["file"]  # no lost+found
+    assert [p.name for p in Path(first.target).iterdir()] == ["file"]  # no lost+found
     inode = Path(image.path).stat().st_ino
     assert len([a for a in loops.attached() if a.backing_inode == inode]) == 1
     with pytest.raises(OSError, match="No space"):
@@ -404,8 +404,8 @@ def test_network_mount_has_a_deadline(tmp_path: Path, monkeypatch: pytest.Monkey
 @isolated
 def test_network_mount_says_what_the_kernel_says(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    secret = "username=u,password=hunter2"
-    mount = Mount(target=str(bench.run / "n"), fstype="cifs", source="//127.0.0.1/share", data=f"addr=127.0.0.1,{secret}")
+    data = "addr=127.0.0.1,username=u,password=hunter2"
+    mount = Mount(target=str(bench.run / "n"), fstype="cifs", source="//127.0.0.1/share", data=data)
     err = bench.refused(mount)
     assert err.errno != 0
     assert "hunter2" not in str(err.cause)
