@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from engine.spec.errors import InvalidParameter
 
 DEFAULT_HOST = "unix:///run/engine/engine.sock"
 DEFAULT_DATA_ROOT = Path("/var/lib/engine")
@@ -52,3 +58,38 @@ class DaemonOptions:
     """File that holds the daemon's process id while it runs."""
     cli_server: bool = True
     """Whether to keep a warm command line (`engine.cli.warm`), which makes `engine` start ten times faster."""
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the server context of the tcp hosts, or None. Raises InvalidParameter naming the files."""
+        if self.tls is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.tls.certificate, self.tls.key)
+            if self.tls.ca is not None:
+                context.load_verify_locations(self.tls.ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except OSError as err:  # ssl.SSLError is one
+            files = ", ".join(str(f) for f in (self.tls.certificate, self.tls.key, self.tls.ca) if f)
+            raise InvalidParameter(f"cannot use the TLS files {files}", why=str(err)) from err
+        return context
+
+    def to_json(self) -> str:
+        """Return the options as `from_json` takes them."""
+        return json.dumps(dataclasses.asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> DaemonOptions:
+        """Make options from a JSON object: the fields' names; what is missing has its default."""
+        given = dict(document)
+        for name in ("hosts", "insecure_registries", "registry_mirrors"):
+            if name in given:
+                given[name] = tuple(given[name])
+        for name in ("data_root", "exec_root", "pidfile"):
+            if given.get(name) is not None:
+                given[name] = Path(given[name])
+        if given.get("tls") is not None:
+            tls = given["tls"]
+            ca = Path(tls["ca"]) if tls.get("ca") else None
+            given["tls"] = DaemonTls(Path(tls["certificate"]), Path(tls["key"]), ca)
+        return cls(**given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -88,8 +89,6 @@ def _global_options(
     version: Annotated[bool, option("-v", "--version", help="Print the version and end")] = False,
 ) -> None:
     """A container engine whose networks, volumes and storage are plugins."""
-    from pathlib import Path
-
     if version:
         print(f"engine version {system.own_version()}")
         raise typer.Exit
@@ -97,12 +96,12 @@ def _global_options(
         print(ctx.get_help())
         raise typer.Exit
     chosen = host or os.environ.get("ENGINE_HOST", "")
-    files = [Path(text) if text else None for text in (tlscacert, tlscert, tlskey)]
-    wanted = tls or tlsverify or any(files)
+    ca, certificate, key = (Path(text) if text else None for text in (tlscacert, tlscert, tlskey))
+    wanted = tls or tlsverify or ca or certificate or key
     ctx.obj = Session(
         host=chosen or DEFAULT_HOST,
         chosen=bool(chosen),
-        tls=Tls(*files, verify=tlsverify or bool(tlscacert)) if wanted else None,
+        tls=Tls(ca, certificate, key, verify=tlsverify or ca is not None) if wanted else None,
         net_driver=net_driver,
         net_opts=tuple(net_opt or ()),
     )

@@ -1,14 +1,14 @@
 """A small client of the Docker Engine HTTP API: JSON, streams, uploads and hijacked connections.
 
 Protocol: the Docker Engine API reference, version 1.43. Requests name that version; a daemon that only knows an older
-one says so, and the request is sent again in its version, so that nothing is spent on negotiation where it is not needed.
+one says so, and the request is sent again in its version: nothing is spent on negotiation where it is not needed.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 from urllib.parse import quote, urlencode
 
@@ -86,12 +86,19 @@ class Response:
 class Pending:
     """A request that was sent and whose answer is read later (`wait`, sent before `start`)."""
 
-    def __init__(self, client: Client, connection: http.client.HTTPConnection) -> None:
-        self._client, self._connection = client, connection
+    def __init__(
+        self, client: Client, connection: http.client.HTTPConnection, again: Callable[[], Pending] | None = None
+    ) -> None:
+        self._client, self._connection, self._again = client, connection, again
 
     def response(self) -> Response:
         """Wait for the answer. Raises ApiError if the daemon refused."""
-        return self._client.answer(self._connection)
+        try:
+            return self._client.answer(self._connection)
+        except ApiError as err:
+            if self._again is None or not self._client.downgraded(err):
+                raise
+            return self._again().response()
 
 
 class Client:
@@ -120,12 +127,7 @@ class Client:
         """
         if data is not None and not isinstance(data, bytes):
             self.negotiate()
-        try:
-            return self._send(method, path, query, body, data, headers, timeout).response()
-        except ApiError as err:
-            if not self._downgraded(err):
-                raise
-            return self._send(method, path, query, body, data, headers, timeout).response()
+        return self._send(method, path, query, body, data, headers, timeout).response()
 
     def begin(self, method: str, path: str, query: Query | None = None) -> Pending:
         """Send a request without waiting for its answer."""
@@ -156,7 +158,7 @@ class Client:
         try:
             return self._hijack(path, query, body)
         except ApiError as err:
-            if not self._downgraded(err):
+            if not self.downgraded(err):
                 raise
             return self._hijack(path, query, body)
 
@@ -188,7 +190,7 @@ class Client:
             pass  # the daemon answered before it had read all: its answer says why
         except OSError as err:
             raise Failure(f"cannot send the request to {self.endpoint.host}: {err}") from err
-        return Pending(self, connection)
+        return Pending(self, connection, lambda: self._send(method, path, query, body, data, headers, timeout))
 
     def answer(self, connection: http.client.HTTPConnection) -> Response:
         """Read the head of an answer. Raises ApiError for a status of 400 and more."""
@@ -199,15 +201,15 @@ class Client:
             cause = str(err) or type(err).__name__
             raise Failure(f"no answer from the daemon at {self.endpoint.host}: {cause}") from err
         if response.status >= 400:
-            raise ApiError(response.status, _message(response.read(), response.status))
+            their_version = response.headers.get("Api-Version", "")
+            raise ApiError(response.status, _message(response.read(), response.status), their_version)
         return response
 
-    def _downgraded(self, err: ApiError) -> bool:
+    def downgraded(self, err: ApiError) -> bool:
         """Whether the daemon refused our version for an older one, which is used from now on."""
-        if err.status != 400 or "too new" not in str(err):
-            return False
         before = self.version
-        self._lower(str(err).rstrip(". ").rsplit(" ", 1)[-1])
+        if err.status == 400:
+            self._lower(err.api_version)
         return self.version != before
 
     def _lower(self, theirs: str) -> None:
@@ -241,7 +243,8 @@ class Client:
         status = int(lines[0].split(" ", 2)[1])
         fields = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
         if status >= 400:
-            raise ApiError(status, _message(_rest_of_body(wire, rest, fields), status))
+            message = _message(_rest_of_body(wire, rest, fields), status)
+            raise ApiError(status, message, fields.get("api-version", ""))
         return Hijacked(wire, rest, fields.get("content-type", ""))
 
 

@@ -1,4 +1,4 @@
-"""The body of `POST /containers/create` from what the user wrote: a pure function, apart from the files that flags name."""
+"""The body of `POST /containers/create` from what the user wrote: pure, apart from the files that flags name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def create_body(
     )  # fmt: skip
     binds, anonymous = _volumes(options, around.cwd)
     published = ports.published("--publish", options.publish)
-    exposed = {port: {} for port in [*ports.exposed("--expose", options.expose), *published]}
+    exposed: dict[str, dict[str, str]] = {port: {} for port in [*ports.exposed("--expose", options.expose), *published]}
     body: dict[str, Any] = {
         "Hostname": options.hostname,
         "Domainname": options.domainname,

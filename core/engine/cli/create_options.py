@@ -32,9 +32,9 @@ class CreateOptions:
         Many,
         option("-e", "--env", metavar="NAME[=VALUE]", help="Set a variable, or pass on ours", panel=_MAIN),
     ] = field(default_factory=_many)
-    env_file: Annotated[
-        Many, option("--env-file", metavar="FILE", help="Read variables from a file", panel=_MAIN)
-    ] = field(default_factory=_many)
+    env_file: Annotated[Many, option("--env-file", metavar="FILE", help="Read variables from a file", panel=_MAIN)] = (
+        field(default_factory=_many)
+    )
     workdir: Annotated[
         str, option("-w", "--workdir", metavar="DIR", help="Working directory in the container", panel=_MAIN)
     ] = ""
@@ -54,26 +54,34 @@ class CreateOptions:
     pull: Annotated[
         str, option("--pull", metavar="WHEN", help="Pull the image: missing (default), always, never", panel=_MAIN)
     ] = "missing"
-    platform: Annotated[
-        str, option("--platform", metavar="OS/ARCH", help="Platform of the image", panel=_MAIN)
-    ] = ""
+    platform: Annotated[str, option("--platform", metavar="OS/ARCH", help="Platform of the image", panel=_MAIN)] = ""
     quiet: Annotated[bool, option("-q", "--quiet", help="Do not show the pull's progress", panel=_MAIN)] = False
 
     # Network
     network: Annotated[
         Many,
         option(
-            "--network", "--net", metavar="NETWORK",
-            help="Join a network (repeatable): NAME, NAME:ip=…,alias=…, host, none, container:NAME", panel=_NET,
+            "--network",
+            "--net",
+            metavar="NETWORK",
+            help="Join a network (repeatable): NAME, NAME:ip=…,alias=…, host, none, container:NAME",
+            panel=_NET,
         ),
     ] = field(default_factory=_many)
     net_driver: Annotated[
         str,
-        option("--net-driver", metavar="DRIVER", help="Join the default network of a driver, made if need be", panel=_NET),
+        option(
+            "--net-driver", metavar="DRIVER", help="Join the default network of a driver, made if need be", panel=_NET
+        ),
     ] = ""
     net_opt: Annotated[
         Many,
-        option("--net-opt", metavar="KEY=VALUE", help="An option of that driver; see: engine driver show DRIVER", panel=_NET),
+        option(
+            "--net-opt",
+            metavar="KEY=VALUE",
+            help="An option of that driver; see: engine driver show DRIVER",
+            panel=_NET,
+        ),
     ] = field(default_factory=_many)
     network_alias: Annotated[
         Many, option("--network-alias", "--net-alias", metavar="NAME", help="Further name in the network", panel=_NET)
@@ -93,20 +101,21 @@ class CreateOptions:
     publish_all: Annotated[
         bool, option("-P", "--publish-all", help="Publish all exposed ports to free ones", panel=_NET)
     ] = False
-    expose: Annotated[
-        Many, option("--expose", metavar="PORT[/PROTO]", help="Expose a port or a range", panel=_NET)
-    ] = field(default_factory=_many)
+    expose: Annotated[Many, option("--expose", metavar="PORT[/PROTO]", help="Expose a port or a range", panel=_NET)] = (
+        field(default_factory=_many)
+    )
     dns: Annotated[Many, option("--dns", metavar="ADDRESS", help="DNS server", panel=_NET)] = field(
         default_factory=_many
     )
-    dns_search: Annotated[
-        Many, option("--dns-search", metavar="DOMAIN", help="DNS search domain", panel=_NET)
-    ] = field(default_factory=_many)
+    dns_search: Annotated[Many, option("--dns-search", metavar="DOMAIN", help="DNS search domain", panel=_NET)] = field(
+        default_factory=_many
+    )
     dns_option: Annotated[
         Many, option("--dns-option", "--dns-opt", metavar="OPTION", help="Option of resolv.conf", panel=_NET)
     ] = field(default_factory=_many)
     add_host: Annotated[
-        Many, option("--add-host", metavar="NAME:IP", help="Line for /etc/hosts; the IP may be host-gateway", panel=_NET)
+        Many,
+        option("--add-host", metavar="NAME:IP", help="Line for /etc/hosts; the IP may be host-gateway", panel=_NET),
     ] = field(default_factory=_many)
 
     # Storage
@@ -118,9 +127,9 @@ class CreateOptions:
         Many,
         option("--mount", metavar="KEY=VALUE,…", help="Mount: type=bind|volume|tmpfs,source=…,target=…", panel=_DISK),
     ] = field(default_factory=_many)
-    tmpfs: Annotated[
-        Many, option("--tmpfs", metavar="PATH[:OPTS]", help="Mount a tmpfs", panel=_DISK)
-    ] = field(default_factory=_many)
+    tmpfs: Annotated[Many, option("--tmpfs", metavar="PATH[:OPTS]", help="Mount a tmpfs", panel=_DISK)] = field(
+        default_factory=_many
+    )
     volumes_from: Annotated[
         Many, option("--volumes-from", metavar="CONTAINER[:ro]", help="Mount another container's volumes", panel=_DISK)
     ] = field(default_factory=_many)
@@ -150,9 +159,9 @@ class CreateOptions:
     cpuset_cpus: Annotated[
         str, option("--cpuset-cpus", metavar="CPUS", help="CPUs to run on, e.g. 0-2,4", panel=_LIMITS)
     ] = ""
-    cpuset_mems: Annotated[
-        str, option("--cpuset-mems", metavar="NODES", help="Memory nodes to use", panel=_LIMITS)
-    ] = ""
+    cpuset_mems: Annotated[str, option("--cpuset-mems", metavar="NODES", help="Memory nodes to use", panel=_LIMITS)] = (
+        ""
+    )
     pids_limit: Annotated[
         str, option("--pids-limit", metavar="NUMBER", help="Most processes; -1 for no limit", panel=_LIMITS)
     ] = ""
@@ -160,7 +169,8 @@ class CreateOptions:
         Many, option("--ulimit", metavar="NAME=SOFT[:HARD]", help="Limit of processes, e.g. nofile=1024", panel=_LIMITS)
     ] = field(default_factory=_many)
     oom_score_adj: Annotated[
-        str, option("--oom-score-adj", metavar="NUMBER", help="Preference of the OOM killer, -1000 to 1000", panel=_LIMITS)
+        str,
+        option("--oom-score-adj", metavar="NUMBER", help="Preference of the OOM killer, -1000 to 1000", panel=_LIMITS),
     ] = ""
     oom_kill_disable: Annotated[
         bool, option("--oom-kill-disable", help="Never kill for lack of memory", panel=_LIMITS)
@@ -168,12 +178,12 @@ class CreateOptions:
 
     # Security and isolation
     privileged: Annotated[bool, option("--privileged", help="Give all rights of the host", panel=_SAFETY)] = False
-    cap_add: Annotated[
-        Many, option("--cap-add", metavar="CAP", help="Add a capability, or ALL", panel=_SAFETY)
-    ] = field(default_factory=_many)
-    cap_drop: Annotated[
-        Many, option("--cap-drop", metavar="CAP", help="Drop a capability, or ALL", panel=_SAFETY)
-    ] = field(default_factory=_many)
+    cap_add: Annotated[Many, option("--cap-add", metavar="CAP", help="Add a capability, or ALL", panel=_SAFETY)] = (
+        field(default_factory=_many)
+    )
+    cap_drop: Annotated[Many, option("--cap-drop", metavar="CAP", help="Drop a capability, or ALL", panel=_SAFETY)] = (
+        field(default_factory=_many)
+    )
     security_opt: Annotated[
         Many, option("--security-opt", metavar="OPTION", help="seccomp=FILE, no-new-privileges …", panel=_SAFETY)
     ] = field(default_factory=_many)
@@ -183,16 +193,17 @@ class CreateOptions:
     sysctl: Annotated[
         Many, option("--sysctl", metavar="KEY=VALUE", help="Kernel parameter of its namespaces", panel=_SAFETY)
     ] = field(default_factory=_many)
-    ipc: Annotated[str, option("--ipc", metavar="MODE", help="IPC namespace: private, host, shareable, container:NAME", panel=_SAFETY)] = ""
+    ipc: Annotated[
+        str,
+        option("--ipc", metavar="MODE", help="IPC namespace: private, host, shareable, container:NAME", panel=_SAFETY),
+    ] = ""
     pid: Annotated[str, option("--pid", metavar="MODE", help="PID namespace: host, container:NAME", panel=_SAFETY)] = ""
     uts: Annotated[str, option("--uts", metavar="MODE", help="UTS namespace: host", panel=_SAFETY)] = ""
     userns: Annotated[str, option("--userns", metavar="MODE", help="User namespace: host", panel=_SAFETY)] = ""
     cgroupns: Annotated[
         str, option("--cgroupns", metavar="MODE", help="Cgroup namespace: private, host", panel=_SAFETY)
     ] = ""
-    cgroup_parent: Annotated[
-        str, option("--cgroup-parent", metavar="PATH", help="Parent cgroup", panel=_SAFETY)
-    ] = ""
+    cgroup_parent: Annotated[str, option("--cgroup-parent", metavar="PATH", help="Parent cgroup", panel=_SAFETY)] = ""
     runtime: Annotated[str, option("--runtime", metavar="NAME", help="OCI runtime", panel=_SAFETY)] = ""
 
     # Lifecycle and metadata
@@ -206,12 +217,12 @@ class CreateOptions:
     stop_timeout: Annotated[
         str, option("--stop-timeout", metavar="SECONDS", help="Patience before it is killed (10)", panel=_META)
     ] = ""
-    label: Annotated[
-        Many, option("-l", "--label", metavar="KEY[=VALUE]", help="Label", panel=_META)
-    ] = field(default_factory=_many)
-    label_file: Annotated[
-        Many, option("--label-file", metavar="FILE", help="Read labels from a file", panel=_META)
-    ] = field(default_factory=_many)
+    label: Annotated[Many, option("-l", "--label", metavar="KEY[=VALUE]", help="Label", panel=_META)] = field(
+        default_factory=_many
+    )
+    label_file: Annotated[Many, option("--label-file", metavar="FILE", help="Read labels from a file", panel=_META)] = (
+        field(default_factory=_many)
+    )
     annotation: Annotated[
         Many, option("--annotation", metavar="KEY=VALUE", help="Annotation of the OCI runtime", panel=_META)
     ] = field(default_factory=_many)
@@ -221,9 +232,9 @@ class CreateOptions:
     log_driver: Annotated[
         str, option("--log-driver", metavar="DRIVER", help="json-file (default) or none", panel=_META)
     ] = ""
-    log_opt: Annotated[
-        Many, option("--log-opt", metavar="KEY=VALUE", help="Option of the log driver", panel=_META)
-    ] = field(default_factory=_many)
+    log_opt: Annotated[Many, option("--log-opt", metavar="KEY=VALUE", help="Option of the log driver", panel=_META)] = (
+        field(default_factory=_many)
+    )
     no_healthcheck: Annotated[
         bool, option("--no-healthcheck", help="Switch the image's health check off", panel=_META)
     ] = False

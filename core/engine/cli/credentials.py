@@ -1,7 +1,7 @@
 """Registry credentials in docker's format: ours in ~/.config/engine/auth.json (0600), docker's config as a fallback.
 
-Format: {"auths": {"registry": {"auth": base64("user:password")}}}; a `credsStore` or `credHelpers` entry names a program
-`docker-credential-NAME` that answers {"Username", "Secret"} (docker's credential helper protocol).
+Format: {"auths": {"registry": {"auth": base64("user:password")}}}; a `credsStore` or `credHelpers` entry names a
+program `docker-credential-NAME` that answers {"Username", "Secret"} (docker's credential helper protocol).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.cli.errors import Failure
 from engine.cli.transport import Endpoint
-from engine.daemon_options import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT
+from engine.daemon_options import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DaemonOptions
 
 IDLE_SECONDS = 60
 START_SECONDS = 30.0
@@ -79,10 +79,10 @@ def _alone(path: Path, seconds: float) -> Iterator[None]:
 
 def _spawn(endpoint: Endpoint, data_root: Path, exec_root: Path, log: Path) -> int:
     """Start the daemon in a session of its own, orphaned; return a pidfd of it."""
-    command = [
-        sys.executable, "-m", "engine.cli.app", "daemon", "--host", endpoint.host, "--data-root", str(data_root),
-        "--exec-root", str(exec_root), "--idle-exit", str(IDLE_SECONDS),
-    ]  # fmt: skip
+    options = DaemonOptions(
+        hosts=(endpoint.host,), data_root=data_root, exec_root=exec_root, idle_exit=float(IDLE_SECONDS)
+    )
+    command = [sys.executable, "-I", "-m", "engine.daemon", options.to_json()]
     reading, writing = os.pipe()
     first = os.fork()
     if first == 0:

@@ -15,11 +15,12 @@ class Failure(Exception):
 
 
 class ApiError(Failure):
-    """The daemon refused a request: its HTTP status and its message."""
+    """The daemon refused a request: its HTTP status, its message, and the API version that it speaks."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, api_version: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.api_version = api_version
 
 
 class Unreachable(Failure):

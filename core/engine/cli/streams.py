@@ -1,7 +1,7 @@
 """The conversation with a container: standard streams over a hijacked connection, signals, window size, detaching.
 
-Framing (Docker Engine API, "Stream format"): with a terminal the bytes are raw; without, each frame is a byte that names
-the stream (1 stdout, 2 stderr), three zero bytes, the length as 32 bits big-endian, and the data.
+Framing (Docker Engine API, "Stream format"): with a terminal the bytes are raw; without, each frame is a byte that
+names the stream (1 stdout, 2 stderr), three zero bytes, the length as 32 bits big-endian, and the data.
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ def parse_detach_keys(text: str) -> bytes:
         elif part.startswith("ctrl-") and len(part) == 6 and (part[5].islower() or part[5] in "@[\\]^_"):
             keys.append(ord(part[5].upper()) & 0x1F)
         else:
-            raise BadValue("--detach-keys", text, f"{part!r} is neither a character nor ctrl-<a-z, @, [, \\, ], ^ or _>")
+            raise BadValue(
+                "--detach-keys", text, f"{part!r} is neither a character nor ctrl-<a-z, @, [, \\, ], ^ or _>"
+            )
     return bytes(keys)
 
 

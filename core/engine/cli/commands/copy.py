@@ -93,9 +93,7 @@ def _is_directory(found: dict[str, Any]) -> bool:
     return bool(found["mode"] & (1 << 31))  # Go's os.ModeDir
 
 
-def _from_container(
-    client: Client, container: str, source: str, target: str, *, follow: bool, archive: bool
-) -> int:
+def _from_container(client: Client, container: str, source: str, target: str, *, follow: bool, archive: bool) -> int:
     found = _stat(client, container, source)
     if found is None:
         client.get(f"/containers/{container}/json")  # says so if it is the container that is missing
@@ -150,9 +148,7 @@ def _unpack(chunks: Iterator[bytes], base: Path, name: str, rename: str | None, 
     return count
 
 
-def _to_container(
-    client: Client, container: str, source: str, target: str, *, follow: bool, archive: bool
-) -> int:
+def _to_container(client: Client, container: str, source: str, target: str, *, follow: bool, archive: bool) -> int:
     if source == "-":
         _upload(client, container, target, sys.stdin.buffer, archive=archive)
         return 0

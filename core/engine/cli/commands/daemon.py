@@ -43,9 +43,7 @@ def daemon(
     net_driver: Annotated[
         str, option("--net-driver", metavar="DRIVER", help="Driver of the default network (bridge)", panel=_NET)
     ] = "",
-    net_opt: Annotated[
-        Many, option("--net-opt", metavar="KEY=VALUE", help="Option of that driver", panel=_NET)
-    ] = None,
+    net_opt: Annotated[Many, option("--net-opt", metavar="KEY=VALUE", help="Option of that driver", panel=_NET)] = None,
     insecure_registry: Annotated[
         Many, option("--insecure-registry", metavar="HOST[:PORT]", help="Speak plain HTTP with it", panel=_REG)
     ] = None,
@@ -55,7 +53,8 @@ def daemon(
     tlscert: Annotated[str, option("--tlscert", metavar="FILE", help="Certificate", panel=_TLS)] = "",
     tlskey: Annotated[str, option("--tlskey", metavar="FILE", help="Its key", panel=_TLS)] = "",
     tlscacert: Annotated[
-        str, option("--tlscacert", metavar="FILE", help="Admit clients with a certificate of this authority", panel=_TLS)
+        str,
+        option("--tlscacert", metavar="FILE", help="Admit clients with a certificate of this authority", panel=_TLS),
     ] = "",
 ) -> int:
     """Run the daemon in the foreground."""

@@ -16,6 +16,7 @@ from engine.cli.client import Client
 from engine.cli.errors import Failure, did_you_mean
 from engine.cli.render.table import write_columns, write_rows
 from engine.cli.terminal import columns, is_terminal
+from engine.spec.errors import EngineError
 
 KINDS = ("network", "ipam", "volume", "storage")
 _COLUMNS = {
@@ -101,7 +102,12 @@ def option_lines(schema: dict[str, Any], width: int) -> list[str]:
             extra.append("required")
         elif option_schema.get("default") not in (None, "", [], {}):
             extra.append(f"default: {_text(option_schema['default'])}")
-        rows.append((f"{name.replace('_', '-')}={_type(option_schema, schema)}", f"{text} ({'; '.join(extra)})" if extra else text))
+        rows.append(
+            (
+                f"{name.replace('_', '-')}={_type(option_schema, schema)}",
+                f"{text} ({'; '.join(extra)})" if extra else text,
+            )
+        )
     left = min(34, max((len(first) for first, _ in rows), default=0))
     lines = []
     for first, text in rows:
@@ -151,19 +157,22 @@ def check(
 
 def new(
     ctx: typer.Context,
+    kind: Annotated[str, argument("KIND")],
     name: Annotated[str, argument("NAME")],
-    kind: Annotated[str, option("-k", "--kind", metavar="KIND", help="network (default), ipam, volume or storage")] = "network",
-    directory: Annotated[str, option("-C", "--directory", metavar="DIR", help="Where to make it (here)")] = ".",
+    directory: Annotated[str | None, argument("[DIRECTORY]")] = None,
 ) -> None:
-    """Make a new package with a driver, its tests and how to install it."""
-    _check_kind(kind)
+    """Make a new package with a driver, its tests and how to install it.
+
+    KIND is network, ipam, volume or storage; DIRECTORY is ./engine-net-NAME (and so on) if not given.
+    """
     try:
         scaffold = importlib.import_module("engine_sdk.scaffold")
     except ModuleNotFoundError as err:
         raise Failure(f"this installation has no scaffold: {err}") from err
     try:
-        made = scaffold.create(name, kind=kind, directory=Path(directory))
-    except (OSError, ValueError) as err:
+        made: list[Path] = scaffold.create(kind, name, Path(directory) if directory else None)
+    except (OSError, EngineError) as err:
         raise Failure(f"cannot make the driver {name!r}: {err}") from err
-    print(made)
-    print(f"Next: pip install -e {made} && engine driver show {name}", file=sys.stderr)
+    for path in made:
+        print(path)
+    print(f"Next: pip install -e {made[0].parent} && engine driver show {name}", file=sys.stderr)

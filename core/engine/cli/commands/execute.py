@@ -28,7 +28,9 @@ def exec_(
     user: Annotated[str, option("-u", "--user", metavar="USER[:GROUP]", help="User and group")] = "",
     workdir: Annotated[str, option("-w", "--workdir", metavar="DIR", help="Working directory")] = "",
     privileged: Annotated[bool, option("--privileged", help="Give it all rights of the host")] = False,
-    detach_keys: Annotated[str, option("--detach-keys", metavar="KEYS", help="Keys that leave it running")] = DETACH_KEYS,
+    detach_keys: Annotated[
+        str, option("--detach-keys", metavar="KEYS", help="Keys that leave it running")
+    ] = DETACH_KEYS,
 ) -> int:
     """Run a program in a running container. The exit code is the program's."""
     keys = parse_detach_keys(detach_keys)

@@ -47,18 +47,14 @@ def stop(ctx: typer.Context, containers: Containers, time: Seconds = "", signal:
     """Stop containers: their stop signal, and SIGKILL after the patience (10 s)."""
     client, seconds = client_of(ctx), _timeout(time)
     name = signal_name("--signal", signal) if signal else None
-    return for_each(
-        containers, lambda c: client.post(f"/containers/{c}/stop", {"t": seconds, "signal": name})
-    )
+    return for_each(containers, lambda c: client.post(f"/containers/{c}/stop", {"t": seconds, "signal": name}))
 
 
 def restart(ctx: typer.Context, containers: Containers, time: Seconds = "", signal: Signal = "") -> int:
     """Stop containers and start them again."""
     client, seconds = client_of(ctx), _timeout(time)
     name = signal_name("--signal", signal) if signal else None
-    return for_each(
-        containers, lambda c: client.post(f"/containers/{c}/restart", {"t": seconds, "signal": name})
-    )
+    return for_each(containers, lambda c: client.post(f"/containers/{c}/restart", {"t": seconds, "signal": name}))
 
 
 def kill(ctx: typer.Context, containers: Containers, signal: Signal = "KILL") -> int:
@@ -82,7 +78,9 @@ def unpause(ctx: typer.Context, containers: Containers) -> int:
 def rm(
     ctx: typer.Context,
     containers: Containers,
-    force: Annotated[bool, option("-f", "--force", help="Kill it first if it runs; one that is gone is no error")] = False,
+    force: Annotated[
+        bool, option("-f", "--force", help="Kill it first if it runs; one that is gone is no error")
+    ] = False,
     volumes: Annotated[bool, option("-v", "--volumes", help="Also remove its anonymous volumes")] = False,
     link: Annotated[bool, option("-l", "--link", help="Remove the link, not the container")] = False,
 ) -> int:

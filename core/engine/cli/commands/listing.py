@@ -33,7 +33,7 @@ _COLUMNS = {
 def container_row(found: dict[str, Any], *, full: bool, now: float) -> Row:
     """Return the fields of `docker ps` for a container summary of the API."""
     command = str(found.get("Command") or "")
-    labels = found.get("Labels") or {}
+    labels, virtual = found.get("Labels") or {}, found.get("SizeRootFs") or 0
     return {
         "ID": found["Id"] if full else short_id(found["Id"]),
         "Image": found["Image"] if full or not found["Image"].startswith("sha256:") else short_id(found["Image"]),
@@ -48,7 +48,7 @@ def container_row(found: dict[str, Any], *, full: bool, now: float) -> Row:
         "Networks": ",".join(sorted((found.get("NetworkSettings") or {}).get("Networks") or {})),
         "Mounts": ",".join(m.get("Name") or m.get("Source", "") for m in found.get("Mounts") or ()),
         "LocalVolumes": str(sum(m.get("Driver") == "local" for m in found.get("Mounts") or ())),
-        "Size": f"{bytes_decimal(found.get('SizeRw') or 0, 3)} (virtual {bytes_decimal(found.get('SizeRootFs') or 0, 3)})",
+        "Size": f"{bytes_decimal(found.get('SizeRw') or 0, 3)} (virtual {bytes_decimal(virtual, 3)})",
     }
 
 
@@ -144,7 +144,7 @@ def top(
 ) -> None:
     """List the processes of a container."""
     found = client_of(ctx).get(f"/containers/{container}/top", {"ps_args": " ".join(arguments or ())})
-    write_columns(found["Titles"], found["Processes"], gap=1)
+    write_columns(found["Titles"], found["Processes"], least=20)
 
 
 def port(

@@ -27,7 +27,9 @@ def create(
     name: Annotated[str, argument("NAME")],
     driver: Annotated[str, option("-d", "--driver", metavar="DRIVER", help="Network driver (bridge)")] = "",
     opt: Annotated[Many, option("-o", "--opt", metavar="KEY=VALUE", help="Option of the driver")] = None,
-    subnet: Annotated[Many, option("--subnet", metavar="CIDR", help="Subnet, e.g. 10.1.0.0/24", panel="Addresses")] = None,
+    subnet: Annotated[
+        Many, option("--subnet", metavar="CIDR", help="Subnet, e.g. 10.1.0.0/24", panel="Addresses")
+    ] = None,
     gateway: Annotated[Many, option("--gateway", metavar="IP", help="Gateway of the subnet", panel="Addresses")] = None,
     ip_range: Annotated[
         Many, option("--ip-range", metavar="CIDR", help="Give out addresses of this part only", panel="Addresses")
@@ -81,7 +83,7 @@ def _network(flag: str, text: str) -> Any:
 
 
 def ipam_config(subnets: list[str], gateways: list[str], ranges: list[str], taken: list[str]) -> list[dict[str, Any]]:
-    """Join the address flags to the API's IPAM.Config: each goes with the subnet it lies in. Raises BadValue, Failure."""
+    """Join the address flags to the API's IPAM.Config: each goes with the subnet it lies in. Raises Failure."""
     import ipaddress
 
     nets = [(_network("--subnet", text), {"Subnet": text}) for text in subnets]

@@ -32,7 +32,13 @@ def familiar(image: str) -> str:
 
 
 def pull_image(
-    client: Client, image: str, *, platform: str = "", quiet: bool = False, to_stderr: bool = False, all_tags: bool = False
+    client: Client,
+    image: str,
+    *,
+    platform: str = "",
+    quiet: bool = False,
+    to_stderr: bool = False,
+    all_tags: bool = False,
 ) -> None:
     """Pull an image and show the progress. Raises Failure."""
     name, tag = split_reference(image)

@@ -92,9 +92,12 @@ def run(
     ctx: typer.Context,
     image: Image,
     arguments: Arguments = None,
-    detach: Annotated[bool, option("-d", "--detach", help="Print the id and leave it running", panel="Container")] = False,
+    detach: Annotated[
+        bool, option("-d", "--detach", help="Print the id and leave it running", panel="Container")
+    ] = False,
     detach_keys: Annotated[
-        str, option("--detach-keys", metavar="KEYS", help="Keys that leave it running (ctrl-p,ctrl-q)", panel="Container")
+        str,
+        option("--detach-keys", metavar="KEYS", help="Keys that leave it running (ctrl-p,ctrl-q)", panel="Container"),
     ] = DETACH_KEYS,
     sig_proxy: Annotated[
         bool, option("--sig-proxy/--no-sig-proxy", help="Pass signals on to the process", panel="Container")

@@ -124,18 +124,20 @@ def df(
     layers = found.get("LayersSize") or 0
     shared = sum(max(i["Size"] - max(i.get("SharedSize", 0), 0), 0) for i in used_images)
 
+    def written(of: list[dict[str, Any]], key: str = "SizeRw") -> int:
+        return sum(c.get(key) or 0 for c in of)
+
     def volume_size(of: list[dict[str, Any]]) -> int:
         return sum(max((v.get("UsageData") or {}).get("Size", 0), 0) for v in of)
 
+    idle = [c for c in containers if c not in running]
+    unused = volume_size(volumes) - volume_size(used_volumes)
     rows = [
         _df_row("Images", images, used_images, layers, max(layers - shared, 0)),
-        _df_row(
-            "Containers", containers, running, sum(c.get("SizeRw") or 0 for c in containers),
-            sum(c.get("SizeRw") or 0 for c in containers if c not in running),
-        ),
-        _df_row("Local Volumes", volumes, used_volumes, volume_size(volumes), volume_size(volumes) - volume_size(used_volumes)),
-        _df_row("Build Cache", cache, [], sum(c.get("Size") or 0 for c in cache), sum(c.get("Size") or 0 for c in cache)),
-    ]  # fmt: skip
+        _df_row("Containers", containers, running, written(containers), written(idle)),
+        _df_row("Local Volumes", volumes, used_volumes, volume_size(volumes), unused),
+        _df_row("Build Cache", cache, [], written(cache, "Size"), written(cache, "Size")),
+    ]
     columns = {
         "Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE",
     }  # fmt: skip

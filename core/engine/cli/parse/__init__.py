@@ -1,1 +1,1 @@
-"""Parsers of what is written after a flag: pure functions that raise BadValue with the flag, the value and the cause."""
+"""Parsers of what is written after a flag: pure functions; BadValue names the flag, the value and the cause."""

@@ -65,7 +65,7 @@ def duration_ns(flag: str, text: str) -> int:
 
 
 def moment(flag: str, text: str, now: float | None = None) -> str:
-    """Parse a point in time (Unix seconds, RFC 3339, or a duration before now) to Unix seconds as the API takes them."""
+    """Parse a point in time (Unix seconds, RFC 3339, or a duration before now) to Unix seconds. Raises BadValue."""
     if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
         return text
     try:

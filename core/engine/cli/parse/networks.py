@@ -55,10 +55,7 @@ def attachment(flag: str, text: str) -> Attachment:
             raise BadValue(flag, text, "the name is empty")
         return Attachment(text)
     short = re.fullmatch(r"([^=,:]+):(.+)", text)
-    if short and not short[1] == "name":
-        text_fields = f"name={short[1]},{short[2]}"
-    else:
-        text_fields = text
+    text_fields = f"name={short[1]},{short[2]}" if short and short[1] != "name" else text
     values: dict[str, list[str]] = {}
     for item in next(csv.reader([text_fields])):
         key, equals, value = item.partition("=")

@@ -125,12 +125,14 @@ def device(flag: str, text: str) -> dict[str, str]:
 
 
 def security_option(flag: str, text: str) -> str:
-    """Check `--security-opt`; a seccomp profile file is read and sent as its JSON, as docker's does. Raises BadValue."""
+    """Check `--security-opt`; a file with a seccomp profile is read and sent as its JSON. Raises BadValue."""
     name, equals, value = text.replace(":", "=", 1).partition("=") if "=" not in text else text.partition("=")
     if name == "no-new-privileges":
         return text
     if not equals:
-        raise BadValue(flag, text, "expected seccomp=FILE, seccomp=unconfined, apparmor=…, label=… or no-new-privileges")
+        raise BadValue(
+            flag, text, "expected seccomp=FILE, seccomp=unconfined, apparmor=…, label=… or no-new-privileges"
+        )
     if name == "seccomp" and value not in ("unconfined", "builtin"):
         try:
             return "seccomp=" + json.dumps(json.loads(Path(value).read_text(encoding="utf-8")))
@@ -144,7 +146,9 @@ def restart_policy(flag: str, text: str) -> dict[str, Any]:
     name, colon, count = text.partition(":")
     known = ("no", "always", "unless-stopped", "on-failure")
     if name not in known:
-        raise BadValue(flag, text, f"unknown policy{did_you_mean(name, known)}; use no, on-failure[:N], always or unless-stopped")
+        raise BadValue(
+            flag, text, f"unknown policy{did_you_mean(name, known)}; use no, on-failure[:N], always or unless-stopped"
+        )
     if colon and (name != "on-failure" or not count.isdecimal()):
         raise BadValue(flag, text, "only on-failure has a maximum number of retries: on-failure:5")
     return {"Name": name, "MaximumRetryCount": int(count) if colon else 0}

@@ -23,7 +23,9 @@ def _protocol(flag: str, whole: str, text: str) -> tuple[str, str]:
     ports, slash, protocol = text.partition("/")
     protocol = protocol.lower() if slash else "tcp"
     if protocol not in PROTOCOLS:
-        raise BadValue(flag, whole, f"unknown protocol {protocol!r}{did_you_mean(protocol, PROTOCOLS)}; use tcp, udp or sctp")
+        raise BadValue(
+            flag, whole, f"unknown protocol {protocol!r}{did_you_mean(protocol, PROTOCOLS)}; use tcp, udp or sctp"
+        )
     return ports, protocol
 
 
@@ -85,9 +87,7 @@ def publish(flag: str, text: str) -> list[tuple[str, Binding]]:
         return [(f"{low}/{protocol}", Binding(HostIp=ip, HostPort=f"{host_low}-{host_high}"))]
     if host_high - host_low != high - low:
         raise BadValue(flag, text, f"{host} and {container} are ranges of different lengths")
-    return [
-        (f"{low + n}/{protocol}", Binding(HostIp=ip, HostPort=str(host_low + n))) for n in range(high - low + 1)
-    ]
+    return [(f"{low + n}/{protocol}", Binding(HostIp=ip, HostPort=str(host_low + n))) for n in range(high - low + 1)]
 
 
 def published(flag: str, texts: Iterable[str]) -> dict[str, list[Binding]]:

@@ -1,7 +1,7 @@
 """The subset of Go's text/template that docker's users write after --format.
 
-Fields (`.A.B`), `$`, variables, pipes, `if/else if/else`, `range/else`, `with`, comments, `{{-` and `-}}`, strings, numbers,
-and the functions of docker's CLI: json, join, split, lower, upper, title, pad, truncate, index, len, print, printf,
+Fields (`.A.B`), `$`, variables, pipes, `if/else if/else`, `range/else`, `with`, comments, `{{-` and `-}}`, strings,
+numbers, and the functions of docker's CLI: json, join, split, lower, upper, title, pad, truncate, index, len, print, printf,
 println, eq, ne, lt, le, gt, ge, and, or, not. Grammar: https://pkg.go.dev/text/template.
 """
 
@@ -47,10 +47,7 @@ def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
         if value is None:
             return None
-        if isinstance(value, Mapping):
-            value = value.get(key)
-        else:
-            value = value[int(key)]
+        value = value.get(key) if isinstance(value, Mapping) else value[int(key)]
     return value
 
 
