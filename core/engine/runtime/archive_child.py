@@ -1,9 +1,10 @@
 """A process of its own that reads or writes files of a container from inside of its root.
 
 It changes its root directory to that of the container before it touches a path, so that no symbolic link in it can
-lead out, whatever changes meanwhile. Run as `python -I -m engine.runtime.archive_child FD VERB PATH [FLAG...]`: FD is an
-open directory, VERB stat, get or put. `get` writes a line of JSON (the stat) and then a tar to standard output; `put`
-reads a tar from standard input. Errors are one line of JSON on standard error, `{"kind", "what"}`, and exit code 1.
+lead out, whatever changes meanwhile. Run as `python -I -m engine.runtime.archive_child FD VERB PATH [FLAG...]`: FD is
+an open directory, VERB stat, get or put. `get` writes a line of JSON (the stat) and then a tar to standard output;
+`put` reads a tar from standard input. Errors are one line of JSON on standard error, `{"kind", "what"}`, and exit
+code 1.
 """
 
 from __future__ import annotations

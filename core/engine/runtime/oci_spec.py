@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.runtime import capabilities, devices, seccomp
+from engine.runtime import bpf, capabilities, devices, seccomp
 from engine.runtime.cgroup import hierarchy
 from engine.runtime.model import (
     HOST,
@@ -85,10 +85,14 @@ def oci_config_text(spec: ContainerSpec) -> str:
         config["hostname"] = spec.hostname
     if spec.domainname and spec.uts != HOST:
         config["linux"]["sysctl"]["kernel.domainname"] = spec.domainname
-    if spec.annotations:
-        config["annotations"] = dict(spec.annotations)
+    annotations = dict(spec.annotations)
     if profile:
         config["linux"]["seccomp"] = _SECCOMP_SLOT
+        program = bpf.compiled(profile)
+        if program:
+            annotations[bpf.ANNOTATION] = program
+    if annotations:
+        config["annotations"] = annotations
     text = json.dumps(config, separators=(",", ":"))
     return text.replace(_SECCOMP_SLOT_JSON, profile, 1) if profile else text
 

@@ -53,8 +53,8 @@ def read_in_root(rootfs: Path, path: str) -> str:
 def directory_in_root(rootfs: Path, path: str) -> Path | None:
     """The host path of a directory of the root file system, or None if there is none.
 
-    Symbolic links on the way stay inside of the root. True only as long as nobody changes them: for a root file system
-    in which nothing runs.
+    Symbolic links on the way stay inside of the root. True only as long as nobody changes them: for a root file
+    system in which nothing runs.
     """
     try:
         fd = open_in_root(rootfs, path, os.O_PATH | os.O_DIRECTORY)

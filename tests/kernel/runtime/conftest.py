@@ -108,11 +108,13 @@ class Lab:
         return start_exec(self.conmon, bundle, uuid.uuid4().hex, process, stdin=stdin, attached=attached, seconds=20)
 
 
-@pytest.fixture
-def lab(rootfs: Path, runtime_cache: Path) -> Iterator[Lab]:
+@pytest.fixture(params=["fastest", "runc"])
+def lab(rootfs: Path, runtime_cache: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    if request.param == "runc" and shutil.which("runc", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip("needs runc")
     directory = Path(tempfile.mkdtemp(prefix="engine-rt-", dir="/tmp"))
     tag = f"engine-test-{uuid.uuid4().hex[:8]}"
-    found = probe_runtime(runtime_cache)
+    found = probe_runtime(runtime_cache, None if request.param == "fastest" else request.param)
     conmon = Conmon(runtime=replace(found, root=directory / "s"), exec_root=directory, cgroup=f"/{tag}/conmon")
     lab = Lab(conmon, rootfs, directory, tag)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -260,6 +261,21 @@ def test_mounts_devices_and_masks(lab: Lab, tmp_path: Path) -> None:
     assert "content" in lines[0]
     assert {"1024", "t", "/dev/nothing", "100", "1"} <= {line.removeprefix("content") for line in lines}
     assert text.count("Read-only file system") == 3
+
+
+def test_seccomp_filters(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EXDEV}
+    file.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    spec = lab.spec("sh", "-c", "mkdir /tmp/a; sleep 600", seccomp=str(file), tmpfs={"/tmp": ""})
+    bundle = lab.create(spec)
+    with attach(bundle) as connection:
+        lab.conmon.runtime.start(bundle.id)
+        assert b"link" in receive_until(connection, b"\n")  # "Invalid cross-device link": the errno of the rule
+    process = lab.exec(bundle, "mkdir", "/tmp/b")
+    assert process.socket is not None
+    assert b"link" in receive(process.socket)[1]
+    process.close()
 
 
 def test_privileged(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.runtime import seccomp
+from engine.runtime import bpf, seccomp
 from engine.runtime.capabilities import DEFAULT
 from engine.spec.errors import InvalidParameter, Unavailable
 
@@ -81,3 +82,18 @@ def test_malformed_profile(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(InvalidParameter):
         seccomp.profile_from_file(file, frozenset())
+
+
+@pytest.mark.skipif(bpf._library() is None, reason="libseccomp is not installed")
+def test_compiled_program() -> None:
+    text = json.dumps(convert())
+    program = bpf.compiled(text)
+    assert program is not None
+    assert len(base64.b64decode(program)) % 8 == 0, "made of struct sock_filter"
+    assert bpf.compiled(text) is program
+    assert bpf.compiled(json.dumps(convert(frozenset({"CAP_SYS_ADMIN"})))) != program
+
+
+def test_profile_that_only_the_runtime_can_compile() -> None:
+    assert bpf.compiled(json.dumps({**convert(), "flags": ["SECCOMP_FILTER_FLAG_LOG"]})) is None
+    assert bpf.compiled(json.dumps({"defaultAction": "SCMP_ACT_NOVEL", "syscalls": []})) is None
