@@ -289,10 +289,9 @@ class ImageManager:
         """Write images as one docker-archive. A name without tag means all tags of that repository, as in docker."""
         chosen: dict[str, _List[Reference]] = {}
         for ref in refs:
-            image = self.resolve(ref)
-            if image.builtin:
-                raise Forbidden(f"{BUILTIN_HOST} is built in and cannot be saved")
-            for id, names in self._named(ref) or [(image.id, [])]:
+            for id, names in self._named(ref) or [(self._find(ref), [])]:
+                if id == self._host.id:
+                    raise Forbidden(f"{BUILTIN_HOST} is built in and cannot be saved")
                 chosen.setdefault(id, []).extend(name for name in names if name not in chosen.get(id, ()))
         with self._store.writing(), contextlib.ExitStack() as stack:
             rows = [(self._require(id), names) for id, names in chosen.items()]
