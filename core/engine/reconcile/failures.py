@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable
 
 from engine.reconcile.applier import BatchError
+from engine.reconcile.probes import link_kind_supported
 from engine.spec.errors import ApplyFailed, EngineError, Unavailable, Unsupported
-from engine.spec.links import Extern
+from engine.spec.links import Extern, Link
 from engine.spec.resource import Key, Resource
 
 _HINTS: dict[tuple[str, int], str] = {
@@ -61,10 +62,18 @@ def explain(err: BatchError, owner: str, left: Iterable[Key] = ()) -> EngineErro
             f"the link {resource.name} is not there", why=_why(err), details=details,
             hint="It is not Engine's: make it or plug it in, or name another one.",
         )  # fmt: skip
-    if err.errno in (errnos.EOPNOTSUPP, errnos.EPROTONOSUPPORT, errnos.EAFNOSUPPORT):
+    if err.errno in (errnos.EOPNOTSUPP, errnos.EPROTONOSUPPORT, errnos.EAFNOSUPPORT) and not _has_kind(resource):
         return Unsupported(
             f"the kernel has no {resource.kind}", why=_why(err), details=details,
             hint=f"`modprobe {resource.kind}` may help if the kernel has it as a module.",
         )  # fmt: skip
     hint = _GENERAL.get(err.errno) or _HINTS.get((resource.key[0], err.errno), "")
     return ApplyFailed(f"cannot make {name_of(resource)}", why=_why(err), hint=hint, details=details)
+
+
+def _has_kind(resource: Resource) -> bool:
+    """Tell whether the kernel can make links of this kind, and so refused for another reason."""
+    try:
+        return isinstance(resource, Link) and link_kind_supported(resource.kind)
+    except OSError:
+        return False

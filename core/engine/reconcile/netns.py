@@ -35,13 +35,18 @@ def _call(name: str, path: object, *args: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}", str(path))
 
 
+def unshare_network() -> None:
+    """Put the calling thread into a network namespace of its own, for good: only for a thread that then ends."""
+    _call("unshare", "", CLONE_NEWNET)
+
+
 def create(path: Path) -> Sandbox:
     """Make a network namespace with `lo` up, held by a mount at `path` (which must not exist; its parent must)."""
     failure: list[OSError] = []
 
     def make() -> None:
         try:
-            _call("unshare", path, CLONE_NEWNET)
+            unshare_network()
             _loopback_up()
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
             try:

@@ -44,6 +44,15 @@ class Reconciler:
     def _enter(self) -> None:
         self._thread = threading.current_thread()
 
+    @property
+    def thread_id(self) -> int:
+        """The kernel's number of the reconciler's thread, 0 before its first work."""
+        return (self._thread.native_id if self._thread else None) or 0
+
+    def concerns(self, link: str) -> bool:
+        """Tell whether a plan makes, or relies on, the host link of that name. Callable from any thread."""
+        return self._wanted.names_link(link)
+
     def _in_worker(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if threading.current_thread() is self._thread:
             return function(*args, **kwargs)

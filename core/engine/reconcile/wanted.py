@@ -6,6 +6,7 @@ are told apart by the sandbox's path: every container may have an `eth0`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -92,6 +93,7 @@ class Wanted:
     def __init__(self) -> None:
         self.claims: dict[str, Claim] = {}
         self._entries: dict[Place, Entry] = {}
+        self._externs: Counter[str] = Counter()
 
     def check(self, claim: Claim) -> None:
         """Refuse a plan that contradicts itself or another owner's: Conflict names both. Nothing is changed."""
@@ -128,6 +130,7 @@ class Wanted:
         """Record an owner's plan (in place of its former one) and return what no other owner wants."""
         self.drop(claim.owner)
         self.claims[claim.owner] = claim
+        self._externs.update(extern.name for extern in claim.externs)
         fresh: list[Task] = []
         for task in claim.tasks():
             for place in task.provides():
@@ -140,8 +143,11 @@ class Wanted:
     def drop(self, owner: str) -> list[Task]:
         """Forget an owner and return what nobody wants any more."""
         claim = self.claims.pop(owner, None)
+        if claim is None:
+            return []
+        self._externs.subtract(extern.name for extern in claim.externs)
         orphans: list[Task] = []
-        for task in claim.tasks() if claim else ():
+        for task in claim.tasks():
             for place in task.provides():
                 entry = self._entries[place]
                 entry.owners.pop(owner, None)
@@ -162,6 +168,10 @@ class Wanted:
     def has(self, place: Place) -> bool:
         """Tell whether anybody wants something there."""
         return place in self._entries
+
+    def names_link(self, name: str) -> bool:
+        """Tell whether a plan makes, or relies on, the host link of that name. May be asked by any thread."""
+        return ("", link_key("host", name)) in self._entries or self._externs[name] > 0
 
     def on_host(self) -> dict[Key, Resource]:
         """Return what is wanted on the host, by every key that it occupies there."""

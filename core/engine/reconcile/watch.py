@@ -1,0 +1,156 @@
+"""Noticing that somebody else changed the host: a thread that listens to rtnetlink and nftables notifications.
+
+Only losses are of interest (a link, an address, a route, a rule), and links that are not ours but that plans wait for.
+What the reconciler itself removes is not wanted any more by then, and its firewall transactions carry its thread's id,
+so its own work does not set it going again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+
+from engine.reconcile import messages as m
+from engine.reconcile.foreign_firewall import CHAIN as DOCKER_USER
+from engine.reconcile.observation import number, read_link
+from engine.reconcile.reconciler import Reconciler
+from engine.reconcile.rtnetlink import NetlinkSocket, attributes, split, text
+
+log = logging.getLogger("engine.reconcile")
+
+QUIET = 0.05
+"""Seconds without a further event before the call: events come in bursts."""
+LONGEST = 0.5
+"""Seconds after the first event when the call comes anyway."""
+NETLINK_NETFILTER, NFTABLES_GROUP = 12, 7
+LINK, NEIGHBOUR, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6 = 1, 3, 5, 7, 9, 11
+_GROUPS = sum(1 << (group - 1) for group in (LINK, NEIGHBOUR, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6))
+NFT_SUBSYSTEM = 10
+NEWCHAIN, DELTABLE, DELCHAIN, NEWRULE, DELRULE, DELSET, DELSETELEM, NEWGEN = 3, 2, 5, 6, 8, 11, 14, 15
+GEN_PROC_PID = 2
+
+
+class Watch:
+    """Calls back, in its own thread, when something that is wanted may have gone.
+
+    The argument is the names of links that went; hand it to `Reconciler.repair` as `lost`. Made and started in a
+    thread that is in the host's network namespace.
+    """
+
+    def __init__(self, reconciler: Reconciler, on_change: Callable[[frozenset[str]], object]) -> None:
+        self._reconciler = reconciler
+        self._on_change = on_change
+        self._names = NetlinkSocket()
+        self._route = _listener(socket.NETLINK_ROUTE, _GROUPS)
+        self._nft = _listener(NETLINK_NETFILTER, 1 << (NFTABLES_GROUP - 1))
+        self._stop_read, self._stop_write = socket.socketpair()
+        self._lost: set[str] = set()
+        self._nft_touched = False
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop_write.close()
+        self._thread.join(5)
+        for sock in (self._names, self._route, self._nft, self._stop_read):
+            sock.close()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        for sock in (self._route, self._nft, self._stop_read):
+            poll.register(sock, select.POLLIN)
+        first: float | None = None
+        while True:
+            ready = poll.poll(None if first is None else QUIET * 1000)
+            if any(descriptor == self._stop_read.fileno() for descriptor, _ in ready):
+                return
+            relevant = False
+            for descriptor, _ in ready:
+                relevant |= self._read(self._route if descriptor == self._route.fileno() else self._nft)
+            now = time.monotonic()
+            if relevant and first is None:
+                first = now
+            if first is not None and (not relevant or now - first > LONGEST):
+                first = None
+                self._call()
+
+    def _call(self) -> None:
+        lost, self._lost = frozenset(self._lost), set()
+        try:
+            self._on_change(lost)
+        except Exception:  # the watch must outlive a failed repair
+            log.exception("a repair after a change of the host failed")
+
+    def _read(self, sock: socket.socket) -> bool:
+        try:
+            data = sock.recv(1 << 18)
+        except OSError as err:
+            if err.errno == errno.ENOBUFS:
+                return True  # events were lost: anything may have changed
+            raise
+        handle = self._route_event if sock is self._route else self._nft_event
+        relevant = False
+        for kind, _, _, body in split(data):
+            relevant |= handle(kind, body)
+        return relevant
+
+    def _route_event(self, kind: int, body: bytes) -> bool:
+        if kind in (m.RTM_NEWLINK, m.RTM_DELLINK):
+            return self._link_event(kind, body)
+        if kind == m.RTM_DELADDR:
+            ours = number(attributes(body, 8).get(m.IFA_PROTO)) == self._reconciler.tag.proto
+            return ours and self._concerns(struct.unpack_from("=4xI", body)[0])
+        if kind == m.RTM_DELROUTE:
+            ours = struct.unpack_from("=5xB", body)[0] == self._reconciler.tag.proto
+            return ours and self._concerns(number(attributes(body, 12).get(m.RTA_OIF)))
+        if kind == m.RTM_DELNEIGH:
+            index, state = struct.unpack_from("=4xiH", body)
+            return bool(state & (m.NUD_PERMANENT | m.NUD_NOARP)) and self._concerns(index)
+        return False
+
+    def _link_event(self, kind: int, body: bytes) -> bool:
+        link = read_link(body)
+        if not self._reconciler.concerns(link.name):
+            return False
+        if kind == m.RTM_DELLINK:
+            if body[0] != m.AF_BRIDGE:  # there it means that a port left its bridge
+                self._lost.add(link.name)
+            return True
+        return link.group != self._reconciler.tag.link_group or not link.up
+
+    def _concerns(self, index: int) -> bool:
+        return self._reconciler.concerns(self._names.name(index))
+
+    def _nft_event(self, kind: int, body: bytes) -> bool:
+        """Collect what a transaction touches until its end, which says whose it was."""
+        message = kind & 0xFF
+        if kind >> 8 != NFT_SUBSYSTEM:
+            return False
+        found = attributes(body, 4)
+        if message == NEWGEN:
+            touched, self._nft_touched = self._nft_touched, False
+            author = int.from_bytes(found.get(GEN_PROC_PID, b""), "big")
+            return touched and author != self._reconciler.thread_id
+        table = text(found.get(1))
+        if message in (DELTABLE, DELCHAIN, NEWRULE, DELRULE, DELSET, DELSETELEM):
+            self._nft_touched |= table == self._reconciler.tag.table
+        if message in (NEWCHAIN, DELRULE, DELCHAIN) and table == "filter":
+            self._nft_touched |= DOCKER_USER in (text(found.get(2)), text(found.get(3)))
+        return False
+
+
+def _listener(protocol: int, groups: int) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)  # SO_RCVBUFFORCE
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    sock.bind((0, groups))
+    return sock
