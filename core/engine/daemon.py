@@ -41,6 +41,8 @@ from engine.volume.manager import VolumeManager
 log = logging.getLogger(__name__)
 
 IDLE_CHECK_SECONDS = 2.0
+HOST_IMAGE = "image:host"
+"""Owner of what the built-in image needs, to the reconciler."""
 
 
 def make_tag(data_root: Path) -> Tag:
@@ -105,7 +107,12 @@ class Engine:
         cgroup = f"/engine-{self.tag.instance}"
         conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{cgroup}/conmon")
         self.images = ImageManager(
-            data / "image", exec_root=run, insecure_registries=options.insecure_registries, in_use=self._users_of_image
+            data / "image",
+            exec_root=run,
+            insecure_registries=options.insecure_registries,
+            in_use=lambda id: self.containers.users_of_image(id),
+            mount=lambda plan: self.reconciler.apply(HOST_IMAGE, plan),
+            events=self.events,
         )
         self.networks = NetworkManager(
             self.state, self.plugins, self.reconciler, netns_root=run / "netns", events=self.events
@@ -132,9 +139,6 @@ class Engine:
         self._store = store
         self._watch: Watch | None = None
 
-    def _users_of_image(self, image_id: str) -> list[Any]:
-        return self.containers.users_of_image(image_id)
-
     def restore(self) -> None:
         """Bring the host to what the database says: adopt what lives, remove what is left over, start what restarts."""
         living = self.containers.restore()
@@ -142,13 +146,21 @@ class Engine:
             container = self._store.get(id)
             self.reconciler.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
         self.networks.restore(living)
-        self.volumes.restore(living)
+        self.volumes.restore(living, [c.id for c in self._store.all()])
         self.images.collect()
         for difference in self.reconciler.collect():
             log.info("removed a leftover: %s", difference)
+        self._repair(frozenset())
         self.containers.resume(living)
-        self._watch = Watch(self.reconciler)
-        self._watch.start()
+        self._watch = Watch(self.reconciler, self._repair)
+
+    def _repair(self, lost: frozenset[str]) -> None:
+        """Repair what somebody else changed on the host."""
+        report = self.reconciler.repair(lost=lost)
+        for difference in report.fixed:
+            log.info("repaired: %s", difference)
+        for difference in report.left:
+            log.warning("not repaired: %s", difference)
 
     def services(self) -> Services:
         """Return what the API serves."""
@@ -169,14 +181,20 @@ class Engine:
         )
 
     def idle(self) -> bool:
-        """Return whether no container exists that runs or will run by itself."""
-        return not self.containers.count().keys() & {"running", "paused", "restarting"}
+        """Return whether no container runs or will run by itself."""
+        return not self._alive()
+
+    def _alive(self) -> bool:
+        return bool(self.containers.count().keys() & {"running", "paused", "restarting"})
 
     def close(self) -> None:
         """Let go of everything; the containers go on."""
         if self._watch is not None:
             self._watch.stop()
         self.containers.close()
+        if not self._alive():
+            self.reconciler.remove(HOST_IMAGE)
+            self.reconciler.collect()
         self.reconciler.close()
         self.events.close()
         self.state.close()

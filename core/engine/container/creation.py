@@ -18,11 +18,11 @@ from engine.container.restart import check_policy
 from engine.container.store import ContainerStore
 from engine.container.times import now
 from engine.image.manager import ImageManager
+from engine.network.addresses import check_address, check_mac
 from engine.network.manager import NetworkManager
 from engine.network.model import NetworkRecord
 from engine.runtime.model import HOST
 from engine.spec.errors import Conflict, InvalidParameter
-from engine.spec.values import normal_mac
 
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*\Z")
 _LOG_DRIVERS = ("", "json-file", "local", "none")
@@ -123,7 +123,8 @@ class Creation:
         container.endpoints = [Endpoint(network=record.id, settings=first)]
         container.endpoints += [Endpoint(network=id, settings=wish) for id, wish in settings.items()]
         for endpoint in container.endpoints:
-            self._check_endpoint(endpoint)
+            _check_endpoint(endpoint)
+        self._networks.check_ports([e.network for e in container.endpoints], requested_ports(container.config, host))
 
     def _primary(self, host: HostConfig, mode: str) -> NetworkRecord:
         if host.net_driver:
@@ -136,18 +137,6 @@ class Creation:
             return self._networks.get("bridge")
         return self._networks.get(mode)
 
-    def _check_endpoint(self, endpoint: Endpoint) -> None:
-        settings = endpoint.settings
-        if settings.mac_address:
-            try:
-                settings.mac_address = normal_mac(settings.mac_address)
-            except ValueError as err:
-                raise InvalidParameter(str(err)) from err
-        record = self._networks.get(endpoint.network)
-        wanted = [a for a in (settings.ipam_config.ipv4_address, settings.ipam_config.ipv6_address) if a]
-        if wanted:
-            self._networks.check_addresses(record, wanted)
-
     def _refuse_for_host(self, container: Container, request: CreateRequest, record: NetworkRecord) -> None:
         if container.config.mac_address:
             raise Conflict(f"conflicting options: mac-address and the network mode {record.name}")
@@ -156,6 +145,15 @@ class Creation:
                 raise InvalidParameter(f"an address cannot be given on the network {record.name}", driver=record.driver)
         if len(request.networking_config.endpoints_config) > 1:
             raise Conflict(f"container cannot be connected to the network {record.name} and others")
+
+
+def _check_endpoint(endpoint: Endpoint) -> None:
+    settings = endpoint.settings
+    if settings.mac_address:
+        settings.mac_address = check_mac(settings.mac_address)
+    for family, address in ((4, settings.ipam_config.ipv4_address), (6, settings.ipam_config.ipv6_address)):
+        if address:
+            check_address(address, family)
 
 
 def _choose_hostname(container: Container) -> None:

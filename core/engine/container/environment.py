@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.container import etc
 from engine.container.launch import container_spec
 from engine.container.ports import requested_ports
-from engine.container.record import Container, MountPoint
+from engine.container.record import Container, Endpoint, MountPoint
 from engine.container.store import ContainerStore
 from engine.image.manager import ImageManager
 from engine.network.manager import NetworkManager
-from engine.network.model import Attachment, ContainerRef
+from engine.network.model import Attachment, ContainerRef, EndpointSettings
 from engine.plugins import Plugins
 from engine.reconcile.applier import Sandbox
 from engine.reconcile.reconciler import Reconciler
@@ -155,11 +155,12 @@ class Environment:
             raise Conflict(
                 f"the root file system of container {container.name} is in use", why="; ".join(map(str, left))
             )
-        self.rootfs(container).exists() and self.rootfs(container).rmdir()
+        with suppress(FileNotFoundError):
+            self.rootfs(container).rmdir()
 
     # Network
 
-    def _network(self, container: Container, undo: ExitStack) -> tuple[str, list[Attachment]]:
+    def _network(self, container: Container, undo: ExitStack) -> tuple[str, Sequence[Attachment]]:
         if container.sandbox == "host":
             return HOST, []
         if container.sandbox == "container":
@@ -169,10 +170,11 @@ class Environment:
         undo.callback(self._networks.detach_all, container.id)
         return str(sandbox.path), self._attach(container, sandbox)
 
-    def _attach(self, container: Container, sandbox: Sandbox) -> list[Attachment]:
+    def _attach(self, container: Container, sandbox: Sandbox) -> Sequence[Attachment]:
         ref = self.ref(container)
         ports = requested_ports(container.config, container.host_config)
-        return self._networks.attach_all(ref, sandbox, [(e.network, e.settings) for e in container.endpoints], ports)
+        wishes = [(e.network, endpoint_settings(e)) for e in container.endpoints]
+        return self._networks.attach_all(ref, sandbox, wishes, ports)
 
     def ref(self, container: Container) -> ContainerRef:
         """Return how the network manager knows a container."""
@@ -182,7 +184,9 @@ class Environment:
 
     def _release_network(self, container: Container) -> None:
         if container.sandbox == PRIVATE:
-            self._networks.detach_all(container.id)
+            # Another container may have joined the namespace, and lives on in it.
+            shared = any(c.joined == container.id and c.state.running for c in self._store.all())
+            self._networks.detach_all(container.id, shared=shared)
             self._networks.sandbox_remove(container.id)
 
     def _namespace(self, container: Container, kind: str, mode: str) -> str:
@@ -247,13 +251,23 @@ class Environment:
         finally:
             self._volumes.unmount(mount.source, user)
 
+    def reference_volumes(self, container: Container) -> None:
+        """Note that a new container uses its volumes, so that they are not removed while it does not run."""
+        for name in _volumes(container):
+            self._volumes.reference(name, container.id)
+
+    def dereference_volumes(self, container: Container) -> None:
+        """Forget it."""
+        for name in _volumes(container):
+            self._volumes.dereference(name, container.id)
+
     def _release_volumes(self, container: Container) -> None:
-        for name in {m.source for m in container.mounts if m.type == "volume"}:
+        for name in _volumes(container):
             self._volumes.unmount(name, container.id)
 
     # /etc
 
-    def _etc(self, container: Container, attachments: list[Attachment]) -> list[Mount]:
+    def _etc(self, container: Container, attachments: Sequence[Attachment]) -> list[Mount]:
         if container.sandbox == "container":
             other = self.directory(self._store.get(container.joined))
             paths = [other / name for name in ("hosts", "hostname", "resolv.conf")]
@@ -267,7 +281,7 @@ class Environment:
             if path.exists() and f"/etc/{path.name}" not in taken
         ]
 
-    def _write_etc(self, container: Container, attachments: list[Attachment]) -> list[Path]:
+    def _write_etc(self, container: Container, attachments: Sequence[Attachment]) -> list[Path]:
         directory, config, host = self.directory(container), container.config, container.host_config
         full = f"{config.hostname}.{config.domainname}" if config.domainname else ""
         names = [n for n in (full, config.hostname) if n]
@@ -289,3 +303,20 @@ class Environment:
             etc.write(directory, "hostname", (config.hostname or socket.gethostname()) + "\n"),
             etc.write(directory, "resolv.conf", resolv),
         ]
+
+
+def _volumes(container: Container) -> set[str]:
+    return {m.source for m in container.mounts if m.type == "volume"}
+
+
+def endpoint_settings(endpoint: Endpoint) -> EndpointSettings:
+    """Return what a container wishes for on a network, in the network manager's words."""
+    settings = endpoint.settings
+    return EndpointSettings(
+        ip=settings.ipam_config.ipv4_address,
+        ip6=settings.ipam_config.ipv6_address,
+        mac=settings.mac_address,
+        aliases=tuple(settings.aliases),
+        driver_opts=settings.driver_opts,
+        gw_priority=settings.gw_priority,
+    )

@@ -26,10 +26,8 @@ def changes(upper: Path, lowers: Sequence[Path]) -> list[dict[str, Any]]:
     result = []
     for path, found in _walk(upper):
         name = path.relative_to(upper)
-        if _is_whiteout(found):
-            kind = DELETED
-        else:
-            kind = CHANGED if _exists_below(name, lowers) else ADDED
+        exists = _exists_below(name, lowers)
+        kind = DELETED if _is_whiteout(found) else CHANGED if exists else ADDED
         result.append({"Path": f"/{name}", "Kind": kind})
     return result
 

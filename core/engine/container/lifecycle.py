@@ -164,16 +164,16 @@ class Lifecycle:
 
     def unwind(self, container: Container) -> None:
         """Take away everything that a run made. What cannot be is logged, and found again by the collector."""
-        for step in (
-            lambda: self._conmon.delete(self._conmon.bundle(container.id), force=True),
-            lambda: self._environment.release(container),
-        ):
+        for step in (self._delete_process, self._environment.release):
             try:
-                step()
+                step(container)
             except NotFound:
                 continue
             except EngineError as err:
                 log.warning("cleaning up after container %s: %s", container.name, err)
+
+    def _delete_process(self, container: Container) -> None:
+        self._conmon.delete(self._conmon.bundle(container.id), force=True)
 
     def give_up_restart(self, container: Container) -> None:
         """Do not start a container again that waits for it."""

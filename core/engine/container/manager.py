@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from engine.container import layer
 from engine.container.attachments import Attachment
-from engine.container.config import CreateRequest, HostConfig, RestartPolicy
+from engine.container.config import CreateRequest, EndpointConfig, HostConfig, RestartPolicy
 from engine.container.creation import Creation, signal_number
-from engine.container.environment import Environment
+from engine.container.environment import Environment, endpoint_settings
 from engine.container.execs import Execs
 from engine.container.files import Archive, ContainerFiles
 from engine.container.filters import ContainerFilter, Filters, prune_matches
@@ -28,12 +30,13 @@ from engine.container.waiters import ExitResult
 from engine.events import EventBus
 from engine.image.manager import ImageManager
 from engine.network.manager import NetworkManager
+from engine.reconcile.applier import Sandbox
 from engine.runtime.archive import Readable
 from engine.runtime.conmon import Conmon, resize
 from engine.runtime.resources import linux_resources
 from engine.runtime.stats import empty_stats, read_stats
 from engine.runtime.top import top
-from engine.spec.errors import Conflict, DeadlineExceeded, EngineError, InvalidParameter
+from engine.spec.errors import Conflict, DeadlineExceeded, EngineError, Forbidden, InvalidParameter, NotFound
 from engine.volume.manager import VolumeManager
 
 STOP_TIMEOUT = 10
@@ -75,9 +78,11 @@ class ContainerManager:
         container, warnings = self._creation.build(CreateRequest.parse(config), name)
         try:
             self._environment.make_directories(container)
+            self._environment.reference_volumes(container)
             self._store.add(container)
         except Exception:
             self._environment.remove_directories(container)
+            self._environment.dereference_volumes(container)
             self._remove_anonymous_volumes(container)
             raise
         self._emit(container, "create")
@@ -108,6 +113,7 @@ class ContainerManager:
             self._lifecycle.unwind(container)
         container.state.status = "removing"
         self._environment.remove_directories(container)
+        self._environment.dereference_volumes(container)
         self._store.delete(container)
         self._execs.forget(container)
         if take_volumes:
@@ -118,8 +124,9 @@ class ContainerManager:
 
     def _remove_anonymous_volumes(self, container: Container) -> None:
         for mount in container.mounts:
-            if mount.anonymous and not self._volumes.users(mount.source):
-                self._volumes.remove(mount.source)
+            if mount.anonymous:
+                with suppress(NotFound, Conflict):  # another container took it over with --volumes-from
+                    self._volumes.remove(mount.source)
 
     def prune(self, filters: Filters) -> JsonObject:
         """Remove all that do not run."""
@@ -143,7 +150,7 @@ class ContainerManager:
         with self._store.lock(container):
             old = container.name
             self._store.rename(container, check_name(name))
-            self._networks.rename(container.id, container.name)
+            self._networks.rename(self._environment.ref(container))
         self._events.emit("container", "rename", container.id, {**container.attributes(), "oldName": f"/{old}"})
 
     # Life
@@ -393,7 +400,7 @@ class ContainerManager:
             networks=network_settings(
                 self._networks_json(container),
                 self._ports(container),
-                self._networks.sandbox_path(container.id) if container.state.running else "",
+                str(self._networks.sandbox_path(container.id)) if container.state.running else "",
                 container.id,
             ),
             execs=self._execs.of(container),
@@ -420,31 +427,30 @@ class ContainerManager:
         )
         return result | self._sizes(container) if size else result
 
-    def _mounts_json(self, container: Container) -> list[JsonObject]:
+    def _mounts_json(self, container: Container) -> builtins.list[JsonObject]:
         return [mount_json(m, self._environment.mount_source(m)) for m in container.mounts]
 
     def _network_names(self, container: Container) -> Iterable[str]:
         for endpoint in container.endpoints:
-            record = self._networks.find(endpoint.network)
-            yield from () if record is None else (record.id, record.name)
+            yield endpoint.network
+            with suppress(NotFound):
+                yield self._networks.get(endpoint.network).name
 
     def _networks_json(self, container: Container) -> dict[str, JsonObject]:
-        wishes = {e.network: e.settings for e in container.endpoints}
+        """Return what it got on each network while it runs, and what it wishes for while it does not."""
+        result: dict[str, JsonObject] = {}
+        for endpoint in container.endpoints:
+            with suppress(NotFound):  # the network was removed while the container did not run
+                record = self._networks.get(endpoint.network)
+                result[record.name] = endpoint.settings.docker() | {"NetworkID": record.id, "EndpointID": ""}
         if container.sandbox == "host":
             record = self._networks.get(container.host_config.network_mode)
-            return {record.name: self._networks.endpoint_json(record, None, {})}
-        attached = {a.network_id: a for a in self._networks.attachments(container.id)}
-        result: dict[str, JsonObject] = {}
-        for id, wish in wishes.items():
-            record_of = self._networks.find(id)
-            if record_of is not None:
-                result[record_of.name] = self._networks.endpoint_json(record_of, attached.get(id), wish.docker())
-        return result
+            result[record.name] = EndpointConfig().docker() | {"NetworkID": record.id, "EndpointID": ""}
+        return result | self._networks.inspect_endpoints(container.id)
 
     def _ports(self, container: Container) -> Mapping[str, Any]:
-        published = self._networks.published(container.id) if container.state.running else {}
         exposed: dict[str, Any] = dict.fromkeys(container.config.exposed_ports)
-        return exposed | dict.fromkeys(container.host_config.port_bindings) | published
+        return exposed | dict.fromkeys(container.host_config.port_bindings) | self._networks.port_bindings(container.id)
 
     def _image_matches(self, ref: str, container: Container) -> bool:
         return ref == container.image_ref or self._images.resolve(ref).id == container.image_id
@@ -483,43 +489,45 @@ class ContainerManager:
     # Networks
 
     def connect(self, network: str, ref: str, endpoint: Endpoint) -> None:
-        """Attach a container to a network: at once if it runs, else when it starts."""
-        container = self._store.get(ref)
-        record = self._networks.get(network)
+        """Attach a container to a network: at once, or when it starts."""
+        container, record = self._store.get(ref), self._networks.get(network)
+        endpoint = Endpoint(network=record.id, settings=endpoint.settings)
         with self._store.lock(container):
             if container.sandbox != "private" or self._networks.caps(record).sandbox == "host":
-                raise InvalidParameter(
+                raise Forbidden(
                     f"container {container.name} cannot be connected to network {record.name}",
                     why="one of them shares the network of the host or of another container",
                 )
             if any(e.network == record.id for e in container.endpoints):
                 raise Conflict(f"container {container.name} is already connected to network {record.name}")
-            endpoint = Endpoint(network=record.id, settings=endpoint.settings)
+            if container.state.running:
+                sandbox = Sandbox(self._networks.sandbox_path(container.id))
+                self._networks.attach(record.id, self._environment.ref(container), sandbox, endpoint_settings(endpoint))
             container.endpoints.append(endpoint)
-            try:
-                if container.state.running:
-                    self._networks.connect(self._environment.ref(container), record.id, endpoint.settings)
-                self._store.save(container)
-            except Exception:
-                container.endpoints.remove(endpoint)
-                raise
+            self._store.save(container)
 
     def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
-        """Detach a container from a network."""
-        container = self._store.get(ref)
+        """Detach a container from a network; `force` also one that is being removed or was left behind."""
         record = self._networks.get(network)
+        try:
+            container = self._store.get(ref)
+        except NotFound:
+            if not force:
+                raise
+            self._networks.detach(ref, record.id, namespace_gone=True)
+            return
         with self._store.lock(container):
             remaining = [e for e in container.endpoints if e.network != record.id]
             if len(remaining) == len(container.endpoints):
                 raise Conflict(f"container {container.name} is not connected to network {record.name}")
             if container.state.running:
-                self._networks.disconnect(container.id, record.id)
+                self._networks.detach(container.id, record.id)
             container.endpoints = remaining
             self._store.save(container)
 
     # For other managers and the composition root
 
-    def users_of_image(self, image_id: str) -> list[tuple[str, bool]]:
+    def users_of_image(self, image_id: str) -> builtins.list[tuple[str, bool]]:
         """Return (name, runs) of the containers made from an image."""
         return [(c.name, c.state.running) for c in self._store.all() if c.image_id == image_id]
 
@@ -530,11 +538,11 @@ class ContainerManager:
             result[container.state.status] = result.get(container.state.status, 0) + 1
         return result
 
-    def restore(self) -> list[str]:
+    def restore(self) -> builtins.list[str]:
         """First half of a daemon's start: find what runs; see `Lifecycle.restore`."""
         return self._lifecycle.restore()
 
-    def resume(self, living: list[str]) -> None:
+    def resume(self, living: builtins.list[str]) -> None:
         """Second half: see `Lifecycle.resume`."""
         self._lifecycle.resume(living)
 
