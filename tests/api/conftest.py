@@ -24,7 +24,7 @@ from engine.events import EventBus
 from engine.plugins import Plugins
 
 from .fakes import FakeContainers
-from .fakes_objects import FakeDoctor, FakeImages, FakeVolumes
+from .fakes_objects import FakeDoctor, FakeImages, FakeNetworks, FakeVolumes
 
 SECONDS = 20
 
@@ -42,6 +42,7 @@ class Server:
     def __post_init__(self) -> None:
         self.containers = FakeContainers(self.events)
         self.images, self.volumes, self.doctor = FakeImages(), FakeVolumes(), FakeDoctor()
+        self.networks = FakeNetworks()
         self._ready, self._failure = threading.Event(), list[BaseException]()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -51,8 +52,8 @@ class Server:
 
     def services(self) -> Services:
         return Services(
-            containers=self.containers, images=self.images, volumes=self.volumes, events=self.events,
-            plugins=Plugins(), doctor=self.doctor,
+            containers=self.containers, images=self.images, networks=self.networks, volumes=self.volumes,
+            events=self.events, plugins=Plugins(), doctor=self.doctor,
             instance=Instance("0123abcd", "/data", "/run", "crun", {"crun": "1.8.1"}, ("beware",)),
         )  # fmt: skip
 

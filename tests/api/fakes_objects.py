@@ -5,10 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from engine.api.services import Auth, Filters, JsonObject, Readable, Writable
 from engine.image.model import HistoryEntry, Image, Progress, ProgressSink, Removal
+from engine.network.model import NetworkRecord
+from engine.network.views import inspection
 from engine.spec.errors import Conflict, Forbidden, NotFound, Unavailable
+from engine.spec.ipam import Pool
+from engine.spec.links import Address, Bridge
+from engine.spec.resource import Plan
 from engine.volume.record import VolumeRecord
 
 IMAGE = Image(
@@ -45,9 +52,7 @@ class FakeImages:
         self.resolve(ref)
         return [HistoryEntry(IMAGE.id, IMAGE.created, "layer 0", 1234567, "made by hand", IMAGE.repo_tags)]
 
-    def pull(
-        self, ref: str, *, auth: Auth | None, progress: ProgressSink | None, platform: str | None
-    ) -> Image:
+    def pull(self, ref: str, *, auth: Auth | None, progress: ProgressSink | None, platform: str | None) -> Image:
         self.calls.append(("pull", ref, auth, platform))
         assert progress is not None
         if "/absent:" in ref:
@@ -117,6 +122,81 @@ class FakeImages:
     def list(self, filters: Filters | None = None) -> Sequence[Image]:
         self.calls.append(("list", dict(filters or {})))
         return [IMAGE]
+
+
+@dataclass(frozen=True)
+class FakeDifference:
+    key: tuple[str, ...]
+    state: str
+    fields: Mapping[str, tuple[object, object]]
+
+
+@dataclass(frozen=True)
+class FakeOwnerPlan:
+    title: str
+    plan: Plan
+    differences: Sequence[FakeDifference]
+    in_use: bool
+
+
+class FakeNetworks:
+    """Implements `engine.api.services.NetworkManager`, in memory."""
+
+    def __init__(self) -> None:
+        self.networks: dict[str, NetworkRecord] = {}
+        self.pruned: list[tuple[Filters, float | None]] = []
+
+    def create(
+        self, name: str, driver: str, *, options: Mapping[str, str] | None, ipam: Sequence[Mapping[str, Any]],
+        ipam_driver: str, ipam_options: Mapping[str, str] | None, labels: Mapping[str, str] | None, internal: bool,
+        ipv6: bool, attachable: bool,
+    ) -> NetworkRecord:  # fmt: skip
+        if name in self.networks:
+            raise Conflict(f"network with name {name} already exists")
+        pools = tuple(Pool(subnet=p["Subnet"], gateway=p.get("Gateway")) for p in ipam)
+        self.networks[name] = NetworkRecord(
+            id=f"{len(self.networks) + 1:064x}", name=name, driver=driver or "bridge", created="2026-01-01T00:00:00Z",
+            given=options or {}, ipam_driver=ipam_driver or "range", pools=pools, labels=labels or {},
+            internal=internal, ipv6=ipv6, attachable=attachable, ifname="br-1", mac="02:00:00:00:00:01",
+        )  # fmt: skip
+        return self.networks[name]
+
+    def default_network(self, driver: str, options: Mapping[str, str] | None = None) -> NetworkRecord:
+        if driver not in self.networks:
+            self.create(
+                driver, driver, options=options, ipam=(), ipam_driver="", ipam_options=None, labels=None,
+                internal=False, ipv6=False, attachable=False,
+            )  # fmt: skip
+        return self.networks[driver]
+
+    def get(self, ref: str) -> NetworkRecord:
+        for record in self.networks.values():
+            if ref in (record.name, record.id):
+                return record
+        raise NotFound(f"network {ref} not found")
+
+    def inspect(self, record: NetworkRecord) -> JsonObject:
+        return inspection(record, (), "local")
+
+    def remove(self, ref: str) -> None:
+        del self.networks[self.get(ref).name]
+
+    def prune(self, filters: Filters | None = None, until: float | None = None) -> Sequence[str]:
+        self.pruned.append((dict(filters or {}), until))
+        return list(self.networks)
+
+    def plan(self, ref: str) -> Sequence[FakeOwnerPlan]:
+        link = Bridge(name=self.get(ref).ifname, mtu=1400)
+        differs = FakeDifference(link.key, "differs", {"mtu": (1400, 1500)})
+        stray = FakeDifference(("link", "host", "stray0"), "unwanted", {})
+        return [
+            FakeOwnerPlan(
+                "network", Plan.of(link, Address(link=link.name, address="10.9.0.1/24")), (differs, stray), True
+            )
+        ]
+
+    def list(self, filters: Filters | None = None) -> Sequence[NetworkRecord]:
+        return list(self.networks.values())
 
 
 class FakeVolumes:

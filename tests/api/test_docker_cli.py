@@ -143,7 +143,9 @@ def test_wait_and_stop_and_restart(server: Server) -> None:
 
 
 def test_an_interrupted_run_passes_the_signal_on(server: Server) -> None:
-    client = server.spawn("run", "--rm", "--name", "c", "busybox", "sh", "-c", "trap 'exit 5' TERM; echo ready; sleep 99")
+    client = server.spawn(
+        "run", "--rm", "--name", "c", "busybox", "sh", "-c", "trap 'exit 5' TERM; echo ready; sleep 99"
+    )
     assert client.stdout is not None
     assert client.stdout.readline() == b"ready\n"
     client.send_signal(signal.SIGTERM)
@@ -231,7 +233,9 @@ def test_events_as_they_happen(server: Server) -> None:
 def test_version_and_info(server: Server) -> None:
     done = server.cli("version", "--format", "{{.Client.APIVersion}} {{.Server.APIVersion}} {{.Server.MinAPIVersion}}")
     assert done.stdout == b"1.43 1.43 1.24\n"
-    done = server.cli("info", "--format", "{{.ID}} {{.Images}} {{.DefaultRuntime}} {{.Swarm.LocalNodeState}} {{.Warnings}}")
+    done = server.cli(
+        "info", "--format", "{{.ID}} {{.Images}} {{.DefaultRuntime}} {{.Swarm.LocalNodeState}} {{.Warnings}}"
+    )
     assert done.stdout == b"0123abcd 1 crun inactive [beware]\n"
     assert server.cli("info").returncode == 0
     assert subprocess.run(

@@ -163,6 +163,16 @@ async def json_body(request: web.Request, *, optional: bool = False) -> JsonObje
     return value
 
 
+def strings(body: JsonObject, key: str) -> dict[str, str]:
+    """Return an object of strings of a body; empty if it is absent or null. Raises InvalidParameter."""
+    value: Any = body.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+        raise InvalidParameter(f"invalid {key}: an object of strings is expected")
+    return dict(value)
+
+
 def registry_auth(request: web.Request) -> dict[str, str] | None:
     """Return docker's AuthConfig from X-Registry-Auth (base64url of JSON), None if there is none or it is empty."""
     header = request.headers.get("X-Registry-Auth", "")

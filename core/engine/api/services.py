@@ -26,8 +26,10 @@ from typing import Any, Protocol
 from engine.container.record import Endpoint
 from engine.container.waiters import ExitResult
 from engine.image.model import HistoryEntry, Image, ProgressSink, Removal
+from engine.network.model import NetworkRecord
 from engine.plugins import Plugins
 from engine.spec.plugin import Event
+from engine.spec.resource import Key, Plan
 from engine.volume.record import VolumeRecord
 
 JsonObject = dict[str, Any]
@@ -280,6 +282,58 @@ class ImageManager(Protocol):
     def list(self, filters: Filters | None = None) -> Sequence[Image]: ...  # noqa: D102
 
 
+class Difference(Protocol):
+    """What the API uses of `engine.reconcile.applier.Difference`."""
+
+    @property
+    def key(self) -> Key: ...  # noqa: D102
+    @property
+    def state(self) -> str: ...  # noqa: D102
+    @property
+    def fields(self) -> Mapping[str, tuple[object, object]]: ...  # noqa: D102
+
+
+class OwnerPlan(Protocol):
+    """What the API uses of `engine.network.manager.OwnerPlan`."""
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+    @property
+    def plan(self) -> Plan: ...  # noqa: D102
+    @property
+    def differences(self) -> Sequence[Difference]: ...  # noqa: D102
+    @property
+    def in_use(self) -> bool: ...  # noqa: D102
+
+
+class NetworkManager(Protocol):
+    """Networks: what the API uses of `engine.network.manager.NetworkManager`, where the methods are described."""
+
+    def create(  # noqa: D102
+        self,
+        name: str,
+        driver: str,
+        *,
+        options: Mapping[str, str] | None,
+        ipam: Sequence[Mapping[str, Any]],
+        ipam_driver: str,
+        ipam_options: Mapping[str, str] | None,
+        labels: Mapping[str, str] | None,
+        internal: bool,
+        ipv6: bool,
+        attachable: bool,
+    ) -> NetworkRecord: ...
+    def default_network(  # noqa: D102
+        self, driver: str, options: Mapping[str, str] | None = None
+    ) -> NetworkRecord: ...
+    def get(self, ref: str) -> NetworkRecord: ...  # noqa: D102
+    def inspect(self, record: NetworkRecord) -> JsonObject: ...  # noqa: D102
+    def remove(self, ref: str) -> None: ...  # noqa: D102
+    def prune(self, filters: Filters | None = None, until: float | None = None) -> Sequence[str]: ...  # noqa: D102
+    def plan(self, ref: str) -> Sequence[OwnerPlan]: ...  # noqa: D102
+    def list(self, filters: Filters | None = None) -> Sequence[NetworkRecord]: ...  # noqa: D102
+
+
 class VolumeManager(Protocol):
     """Volumes: what the API uses of `engine.volume.manager.VolumeManager`, where the methods are described."""
 
@@ -337,6 +391,7 @@ class Services:
 
     containers: ContainerManager
     images: ImageManager
+    networks: NetworkManager
     volumes: VolumeManager
     events: EventBus
     plugins: Plugins

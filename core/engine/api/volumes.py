@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from engine.api import versions
-from engine.api.requests import call, filters, flag, json_body, reply, services
+from engine.api.requests import call, filters, flag, json_body, reply, services, strings
 from engine.api.services import JsonObject, Services
 from engine.spec.errors import InvalidParameter, Unsupported
 
 _ONLY_ANONYMOUS_SINCE = (1, 42)
 """Before, a prune took named volumes too."""
-
-
-def strings(body: JsonObject, key: str) -> dict[str, str]:
-    """Return an object of strings of a body; empty if it is absent or null. Raises InvalidParameter."""
-    value: Any = body.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
-        raise InvalidParameter(f"invalid {key}: an object of strings is expected")
-    return dict(value)
 
 
 async def list_volumes(request: web.Request) -> web.Response:
