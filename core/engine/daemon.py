@@ -13,11 +13,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.api.server import build_app, serve
 from engine.api.services import Instance, JsonObject, Services
+from engine.cli import CLI_SOCKET
 from engine.container.creation import Creation, NetworkDefault
 from engine.container.environment import Environment, Roots
 from engine.container.manager import ContainerManager
@@ -26,6 +28,7 @@ from engine.container.store import ContainerStore
 from engine.daemon_options import DaemonOptions
 from engine.events import EventBus
 from engine.image.manager import ImageManager
+from engine.logs import configure_logging
 from engine.network.manager import NetworkManager
 from engine.plugins import Plugins
 from engine.reconcile.applier import Difference, Tag
@@ -244,35 +247,43 @@ async def _until_idle(engine: Engine, app: Any, stop: asyncio.Event, seconds: fl
             return
 
 
-def _start_warm_cli(options: DaemonOptions) -> subprocess.Popen[bytes] | None:
-    """Start the process that keeps the command line warm; it ends with us (its standard input is our pipe)."""
+@contextlib.contextmanager
+def _warm_cli(options: DaemonOptions) -> Iterator[None]:
+    """Keep the command line warm meanwhile: a process that ends when the pipe to its standard input closes."""
     address = next((h for h in options.hosts if h.startswith("unix://")), None)
     if address is None:
-        return None
-    return subprocess.Popen(
-        [sys.executable, "-I", "-m", "engine.cli.warm", str(options.exec_root / "cli.sock"), address],
-        stdin=subprocess.PIPE,
+        yield
+        return
+    socket = Path(address.removeprefix("unix://")).parent / CLI_SOCKET
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-m", "engine.cli.warm", str(socket), address], stdin=subprocess.PIPE
     )
+    try:
+        yield
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def run(options: DaemonOptions) -> int:
     """Run the daemon until it is told to stop. Returns the exit code."""
     started = time.monotonic()
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    configure_logging(options.log_level, options.log_format)
     engine = Engine(options)
-    warm: subprocess.Popen[bytes] | None = None
-    try:
+    with contextlib.ExitStack() as ending:
+        ending.callback(engine.close)
         engine.restore()
-        warm = _start_warm_cli(options)
+        if options.pidfile is not None:
+            options.pidfile.write_text(f"{os.getpid()}\n")
+            ending.callback(options.pidfile.unlink, missing_ok=True)
+        if options.cli_server:
+            ending.enter_context(_warm_cli(options))
         asyncio.run(_serve(engine, started))
-    finally:
-        if warm is not None and warm.stdin is not None:
-            warm.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                warm.wait(5)
-        engine.close()
     return 0
 
 
