@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -30,6 +31,7 @@ from engine.spec.errors import EngineError, Internal, NotFound, Unavailable
 log = logging.getLogger(__name__)
 
 CREATE_SECONDS = 60.0
+_DRAIN_SECONDS = 5.0  # a monitor ends when its container and all that hold its output have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,12 @@ class Conmon:
         pidfd = self.pidfd(bundle)
         if pidfd is not None:
             try:
-                wait_exit(pidfd, 5.0)
+                if not wait_exit(pidfd, _DRAIN_SECONDS):
+                    log.warning(
+                        "the monitor of the deleted container %s still waits for output: ending it", bundle.id[:12]
+                    )
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    wait_exit(pidfd, _DRAIN_SECONDS)
             finally:
                 os.close(pidfd)
         bundle.remove()
@@ -212,7 +219,7 @@ class Launch:
         if pidfd is not None:
             try:
                 kill_family(read_pid(self._bundle.conmon_pidfile) or self._process.pid)
-                wait_exit(pidfd, 5.0)
+                wait_exit(pidfd, _DRAIN_SECONDS)
             finally:
                 os.close(pidfd)
 

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +56,8 @@ _IPC_SYSCTLS = frozenset(
 _UTS_SYSCTLS = frozenset({"kernel.domainname", "kernel.hostname"})
 # Docker since 20.10: low ports and ping need no privilege in a network namespace of one's own.
 _DEFAULT_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
-_SECCOMP_SLOT = "\x00seccomp\x00"
+# Marks where the profile goes in; random, so that no text of a user can be taken for it.
+_SECCOMP_SLOT = secrets.token_hex(16)
 _SECCOMP_SLOT_JSON = json.dumps(_SECCOMP_SLOT)
 
 
