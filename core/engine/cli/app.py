@@ -29,6 +29,7 @@ from engine.cli.commands import (
 )
 from engine.cli.errors import Failure
 from engine.cli.transport import DEFAULT_HOST, Tls
+from engine.spec.errors import EngineError
 
 _SETTINGS: dict[str, Any] = {"help_option_names": ["--help"], "max_content_width": 110}
 _VERBATIM = {**_SETTINGS, "allow_interspersed_args": False}
@@ -107,9 +108,10 @@ def _global_options(
     )
 
 
-def _add(app: typer.Typer, name: str, function: Callable[..., Any], panel: str | None = None, **more: Any) -> None:
+def _add(app: typer.Typer, name: str, function: Callable[..., Any], panel: str | None = None) -> None:
     settings = _VERBATIM if function in _TAKES_A_COMMAND_LINE else _SETTINGS
-    app.command(name, cls=Command, context_settings=settings, rich_help_panel=panel, **more)(function)
+    kind = drivers.DriverHelp if function in (run.run, run.create) else Command
+    app.command(name, cls=kind, context_settings=settings, rich_help_panel=panel)(function)
 
 
 def build() -> typer.Typer:
@@ -141,6 +143,9 @@ def run_command(command: Any, arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except Failure as err:
         code = err.code
+        _complain(str(err))
+    except EngineError as err:
+        code = 1
         _complain(str(err))
     except typer.TyperException as err:
         return _usage(err)

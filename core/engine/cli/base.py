@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from engine.cli.client import Client
+from engine.cli.embedded import ensure_daemon
 from engine.cli.errors import Failure, did_you_mean
 from engine.cli.transport import DEFAULT_HOST, Endpoint, Tls
 
@@ -32,15 +33,17 @@ class Session:
     _client: Client | None = field(default=None, repr=False)
 
     @property
+    def endpoint(self) -> Endpoint:
+        """Where the daemon is. Raises BadValue."""
+        return Endpoint.parse(self.host, self.tls)
+
+    @property
     def client(self) -> Client:
         """The client; the first use starts the default daemon if none answers there. Raises Failure."""
         if self._client is None:
-            endpoint = Endpoint.parse(self.host, self.tls)
             if not self.chosen:
-                from engine.cli.embedded import ensure_daemon
-
-                ensure_daemon(endpoint)
-            self._client = Client(endpoint)
+                ensure_daemon(self.endpoint)
+            self._client = Client(self.endpoint)
         return self._client
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -11,12 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.base import argument, client_of, option
+from engine.cli.base import Command, argument, client_of, option, session
 from engine.cli.client import Client
 from engine.cli.errors import Failure, did_you_mean
 from engine.cli.render.table import write_columns, write_rows
 from engine.cli.terminal import columns, is_terminal
-from engine.spec.errors import EngineError
 
 KINDS = ("network", "ipam", "volume", "storage")
 _COLUMNS = {
@@ -156,7 +156,6 @@ def check(
 
 
 def new(
-    ctx: typer.Context,
     kind: Annotated[str, argument("KIND")],
     name: Annotated[str, argument("NAME")],
     directory: Annotated[str | None, argument("[DIRECTORY]")] = None,
@@ -165,14 +164,46 @@ def new(
 
     KIND is network, ipam, volume or storage; DIRECTORY is ./engine-net-NAME (and so on) if not given.
     """
+    _check_kind(kind)
+    scaffold = importlib.import_module("engine_sdk.scaffold")
     try:
-        scaffold = importlib.import_module("engine_sdk.scaffold")
-    except ModuleNotFoundError as err:
-        raise Failure(f"this installation has no scaffold: {err}") from err
-    try:
-        made: list[Path] = scaffold.create(kind, name, Path(directory) if directory else None)
-    except (OSError, EngineError) as err:
+        files: list[Path] = scaffold.create(kind, name, Path(directory) if directory else None)
+    except OSError as err:
         raise Failure(f"cannot make the driver {name!r}: {err}") from err
-    for path in made:
-        print(path)
-    print(f"Next: pip install -e {made[0].parent} && engine driver show {name}", file=sys.stderr)
+    print("\n".join(str(file) for file in files))
+    root = os.path.commonpath([file.parent for file in files])
+    print(f"Next: pip install -e {root} && engine driver show {name}", file=sys.stderr)
+
+
+class DriverHelp(Command):
+    """A command whose `--net-driver X --help` also shows the options of driver X."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and keep the words for the help."""
+        ctx.meta["engine.words"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the driver's options, if a driver was named; no daemon is started for that."""
+        name = _named_driver(ctx)
+        if not name:
+            return
+        formatter.write_paragraph()
+        try:
+            found = find(Client(session(ctx).endpoint), name, "network")
+        except Failure as err:
+            formatter.write(f"Options of driver {name}: {err}\n")
+            return
+        formatter.write(f"Options of driver {name} (--net-opt KEY=VALUE):\n")
+        lines = option_lines(found[0].get("Options") or {}, formatter.width) or ["  none"]
+        formatter.write("\n".join(lines) + "\n")
+
+
+def _named_driver(ctx: Any) -> str:
+    words = ctx.meta.get("engine.words", [])
+    for at, word in enumerate(words):
+        if word == "--net-driver" and at + 1 < len(words):
+            return str(words[at + 1])
+        if word.startswith("--net-driver="):
+            return str(word.partition("=")[2])
+    return session(ctx).net_driver

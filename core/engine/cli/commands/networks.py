@@ -232,7 +232,9 @@ def plan(
     if format == "json":
         print(json.dumps(found, indent=2))
         return
-    write_columns(
-        ["OWNER", "RESOURCE", "STATE"],
-        [(r.get("owner", ""), r["resource"], r.get("state", "")) for r in found.get("resources") or ()],
-    )
+    rows = []
+    for resource in found.get("resources") or ():
+        fields = (resource.get("fields") or {}).items()
+        changes = ", ".join(f"{name} is {seen}, not {wanted}" for name, (wanted, seen) in fields)
+        rows.append((resource["owner"], resource["resource"], resource["state"], changes))
+    write_columns(["OWNER", "RESOURCE", "STATE", "DIFFERENCE"], rows)

@@ -205,8 +205,6 @@ def doctor(
     if format == "json":
         print(json.dumps(found, indent=2))
         return int(bool(found.get("differences")))
-    for check in found.get("checks") or ():
-        print(f"{check['status']:<8}{check['name']}: {check['detail']}")
     if repaired := found.get("repaired"):
         print("Repaired:")
         write_columns(["OWNER", "RESOURCE", "WHAT"], [_difference(d) for d in repaired])

@@ -1,8 +1,8 @@
 """The subset of Go's text/template that docker's users write after --format.
 
 Fields (`.A.B`), `$`, variables, pipes, `if/else if/else`, `range/else`, `with`, comments, `{{-` and `-}}`, strings,
-numbers, and the functions of docker's CLI: json, join, split, lower, upper, title, pad, truncate, index, len, print, printf,
-println, eq, ne, lt, le, gt, ge, and, or, not. Grammar: https://pkg.go.dev/text/template.
+numbers, and the functions of docker's CLI: json, join, split, lower, upper, title, pad, truncate, index, len, print,
+printf, println, eq, ne, lt, le, gt, ge, and, or, not. Grammar: https://pkg.go.dev/text/template.
 """
 
 from __future__ import annotations
