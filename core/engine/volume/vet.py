@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from engine.spec.errors import DriverFault
 from engine.spec.mounts import Bind, Directory, Image, ImageMount, Mount, OverlayMount, Tmpfs
-from engine.spec.resource import Resource
+from engine.spec.resource import Plan, Resource, kind_of
 from engine.spec.volume import Volume, VolumePlan
 
 MAX_RESOURCES = 256
@@ -42,11 +42,17 @@ def vet(volume: Volume, answer: object, given: Mapping[str, str]) -> VolumePlan:
     if len(set(plan.keys())) != len(plan):
         raise fault("two resources have the same key")
     for resource in plan.resources:
+        if type(resource) is not kind_of(resource.kind):
+            raise fault(f"{type(resource).__name__} is not the resource of kind {resource.kind!r}")
         for problem in _problems(resource, volume, given):
             raise fault(f"{'/'.join(resource.key)}: {problem}")
     if not _shown(answer.path, volume, plan.resources):
         raise fault(f"containers would see {answer.path}, which is neither below {volume.data} nor below {volume.run}")
-    if type(plan).from_json(plan.to_json()) != plan:
+    try:
+        survives = Plan.from_json(plan.to_json()) == plan
+    except (ValueError, TypeError) as err:
+        raise fault(f"it cannot be written to JSON and read again: {err}") from err
+    if not survives:
         raise fault("it does not survive being written to JSON and read again")
     return answer
 

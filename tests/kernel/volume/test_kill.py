@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kernel.volume.world import World, in_child, isolated
 
 from engine.reconcile import data, mountapi
 from engine.reconcile.mounts import MountApplier
 from engine.spec.errors import NotFound
 from engine.state import State
-from tests.kernel.volume.world import World, in_child, isolated
 
 STEPS: tuple[tuple[Any, str], ...] = (
     (State, "put"), (State, "delete"), (MountApplier, "_create"), (MountApplier, "_unmount"),

@@ -62,9 +62,7 @@ class Bench:
 @isolated
 @pytest.mark.parametrize("in_place", [False, True], ids=["fsopen", "mount(2)"])
 @pytest.mark.parametrize("count", [2, 60])
-def test_overlay_of_many_layers(
-    tmp_path: Path, count: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overlay_of_many_layers(tmp_path: Path, count: int, in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if in_place:
         monkeypatch.setattr(mountapi, "kernel_version", lambda: (6, 1))
     bench = Bench(tmp_path)
