@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar
@@ -24,6 +25,7 @@ from engine.spec.links import (
     BridgePort,
     ForwardingEntry,
     Link,
+    Macvlan,
     Neighbour,
     Route,
     Shape,
@@ -33,6 +35,17 @@ from engine.spec.resource import Key, Resource
 FEW = 8
 """So many links are asked for singly; for more, all are listed."""
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
+HELD_SECONDS = 1.0
+"""The links of a namespace that is gone live on for some 50 ms, more on a loaded machine: a macvlan link that is made
+anew with its old MAC address (a container that is restarted) is refused for so long."""
+
+
+def _is_held(err: BatchError) -> bool:
+    """Return whether another child of the parent has the MAC address, or has the parent for itself."""
+    link = err.failed
+    if not isinstance(link, Macvlan):
+        return False
+    return err.errno == errno.EADDRINUSE or (link.mode == "passthru" and err.errno == errno.EINVAL)
 
 
 class NetlinkApplier:
@@ -72,7 +85,17 @@ class NetlinkApplier:
                 return self._next
 
     def create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:
-        """Make a batch; see `Applier.create`."""
+        """Make a batch; see `Applier.create`. A parent that a namespace which is gone still holds is waited for."""
+        end = time.monotonic() + HELD_SECONDS
+        while True:
+            try:
+                return self._create(batch, context)
+            except BatchError as err:
+                if err.created or not _is_held(err) or time.monotonic() > end:
+                    raise
+            time.sleep(HELD_SECONDS / 100)
+
+    def _create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:
         try:
             with self._wire(context, any(reaches_inside(item) for item in batch)) as wire:
                 return Creation(self._tag, self.choose_index, wire, context.owner).run(batch)
