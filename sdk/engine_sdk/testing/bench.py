@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from engine_sdk import Masquerade, Plan, Segment
+from engine_sdk import Plan, Segment
 from engine_sdk.testing.checks import explain
 from engine_sdk.testing.faults import KILLED, Fault, FaultyApplier
 from engine_sdk.testing.host import PrivateHost
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from engine.reconcile.reconciler import Reconciler
 
 Step = Callable[["Reconciler"], None]
+_BASE_OWNER = "core"
+_BASE_PLAN = Plan.of(Segment(link="ecnone"))
 _MOST_STEPS = 300
 """More than a plan has (the core refuses 256): a fault that never stops to strike is a fault of the kit."""
 
@@ -29,17 +31,22 @@ def engine(host: PrivateHost, fault: Fault | None = None) -> Reconciler:
     from engine.reconcile.reconciler import Reconciler
 
     tag = Tag(instance="0ec0ec0e", link_group=0xEC0EC0E, table="engine-conformance")
-    appliers = default_appliers(tag, roots=(host.root / "run", host.root / "volumes"))
-    if fault is None:
-        return Reconciler(tag, appliers)
-    return Reconciler(tag, [cast("Applier", FaultyApplier(applier, fault)) for applier in appliers])
+    appliers = default_appliers(tag, roots=[host.root / "run"])
+    if fault:
+        appliers = [cast("Applier", FaultyApplier(applier, fault)) for applier in appliers]
+    core = Reconciler(tag, appliers)
+    core.adopt(_BASE_OWNER, _BASE_PLAN)
+    return core
 
 
-def make_base_rules(host: PrivateHost) -> None:
-    """Let the core lay its own firewall rules, which stay: they are no part of a driver's plan."""
-    core = engine(host)
-    core.apply("core", Plan.of(Segment(link="ecnone"), Masquerade(subnet="192.0.2.0/24")))
-    explain("the core's own rules could not be removed", core.remove("core"))
+def lay_base_rules(host: PrivateHost) -> None:
+    """Let the core lay its own firewall rules: no part of a driver's plan, they stay, and every engine wants them."""
+    engine(host).apply(_BASE_OWNER, _BASE_PLAN)
+
+
+def collect(core: Reconciler) -> None:
+    """Let an engine remove what is left of earlier ones; fail with what it could not remove."""
+    explain("could not be collected", [d for d in core.collect() if "error" in d.fields])
 
 
 def fail_at_every_step(host: PrivateHost, state: Callable[[], State], before: Step, step: Step) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine_sdk import Endpoint, Link, Plan
 from engine_sdk.testing import network_requests as requests
-from engine_sdk.testing.bench import make_base_rules
+from engine_sdk.testing.bench import lay_base_rules
 from engine_sdk.testing.checks import NotDeclared, NotRun, explain
 from engine_sdk.testing.host import PrivateHost, inside, run
 from engine_sdk.testing.network_requests import Case
@@ -51,7 +51,7 @@ class NetworkBench:
                 raise RuntimeError("the kit's links have MTU and MAC")
             host.add_wire(fact.name, mtu=fact.mtu, mac=fact.mac)
         self._probe()
-        make_base_rules(host)
+        lay_base_rules(host)
 
     def _probe(self) -> None:
         """Raise NotRun if this kernel cannot make a kind of link that the plans have."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine_sdk import Unavailable
 from engine_sdk.testing import network_requests as requests
-from engine_sdk.testing.bench import engine, fail_at_every_step, kill_at_step
+from engine_sdk.testing.bench import collect, engine, fail_at_every_step, kill_at_step
 from engine_sdk.testing.checks import Checks, NotDeclared, explain
 from engine_sdk.testing.host import PrivateHost, run
 from engine_sdk.testing.network_bench import NetworkBench, private_only, reaches
@@ -163,7 +163,7 @@ def leftovers_of_a_killed_engine_are_collected(subject: Subject, host: PrivateHo
         sandbox = bench.new_sandbox()
         kill_at_step(host, passes, work)
         bench.destroy(sandbox)
-        explain("could not be collected", engine(host).collect())
+        collect(engine(host))
         explain(f"left after the engine was killed at step {passes + 1}", bench.settled_changes(before))
 
 
@@ -182,7 +182,7 @@ def a_restarted_engine_goes_on(subject: Subject, host: PrivateHost) -> None:
     if private:
         new.adopt(bench.owner_of(end), bench.plan(end), sandbox=sandbox)
     explain("a new engine sees differences", new.diff(sandboxes=True))
-    new.collect()
+    collect(new)
     new.repair(sandboxes=True)
     explain("a new engine changed what was right", changes(applied, bench.state(sandbox)))
     if private:
