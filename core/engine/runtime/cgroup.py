@@ -15,7 +15,7 @@ _MOUNT = Path("/sys/fs/cgroup")
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
     """Mounted hierarchies: with `unified` all controllers are in `root`, else `controllers` maps each to its
-    directory.
+    directory, and the empty name to that of v2 in hybrid mode.
     """
 
     unified: bool
@@ -50,6 +50,8 @@ def parse_hierarchy(mountinfo: str) -> Hierarchy:
         kind, _, options = after.split(" ", 2)
         if kind == "cgroup2" and target == _MOUNT:
             return Hierarchy(unified=True, root=target, controllers={})
+        if kind == "cgroup2":  # hybrid mode: v2 beside v1, without controllers, but with processes
+            controllers[""] = target
         if kind == "cgroup":
             for option in options.split(","):
                 if option not in ("rw", "ro", "xattr", "noprefix", "clone_children") and not option.startswith(

@@ -132,7 +132,7 @@ def test_hierarchies() -> None:
     )
     groups = parse_hierarchy(hybrid)
     assert not groups.unified
-    assert set(groups.controllers) == {"cpu", "cpuacct", "name=systemd"}
+    assert set(groups.controllers) == {"cpu", "cpuacct", "name=systemd", ""}
     assert groups.directory("cpuacct", "/a/b") == Path("/sys/fs/cgroup/cpu,cpuacct/a/b")
     assert groups.directory("memory", "/a") is None
     unified = parse_hierarchy("31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n")
