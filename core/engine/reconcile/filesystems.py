@@ -90,7 +90,8 @@ def _image(resource: ImageMount, target: int) -> int:
     with _opened(resource.image, os.O_RDWR) as image:
         device, keep = loops.attach(image)
     try:
-        return mountapi.filesystem(resource.fs, [("source", device)], resource.options)
+        careful = [("errors", "remount-ro")] if resource.fs == "ext4" else []  # a damaged one is not written to
+        return mountapi.filesystem(resource.fs, [("source", device), *careful], resource.options)
     finally:
         os.close(keep)
 

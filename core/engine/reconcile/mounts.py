@@ -104,6 +104,10 @@ class MountApplier:
             try:
                 root, relative = self._place(target_of(resource))
                 self._unmount(f"{root}/{relative}", submounts=isinstance(resource, Bind) and resource.recursive)
+            except PermissionError as err:
+                # The engine was started with other roots since; after a reboot, say, there is nothing to do.
+                if any(mounted.target == target_of(resource) for mounted in mountinfo.read()):
+                    left.append((resource, err))
             except OSError as err:
                 left.append((resource, err))
         return left
@@ -222,7 +226,11 @@ class MountApplier:
         raise PermissionError(errno.EACCES, why, target)
 
     def _real(self, target: str) -> str:
-        return "/".join(self._place(target))
+        """Return a target as mountinfo spells it."""
+        try:
+            return "/".join(self._place(target))
+        except PermissionError:  # made by an engine with other roots: looked at, not touched
+            return target
 
 
 def identity_difference(resource: Resource, mounted: Mounted) -> dict[str, tuple[object, object]]:

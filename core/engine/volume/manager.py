@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.reconcile import data
-from engine.spec.errors import Conflict, EngineError, NotFound, Unavailable
+from engine.spec.errors import ApplyFailed, Conflict, EngineError, NotFound, Unavailable
 from engine.spec.volume import VolumeDriver
 from engine.state import State
 from engine.volume import views
@@ -115,11 +115,13 @@ class VolumeManager:
             ready = record.with_(state="ready", applied=None)
             data.write_file(self._store.data(record) / RECORD, ready.model_dump_json())
             self._store.write(ready)
-        except BaseException:
+        except BaseException as err:
             try:
                 self._erase(record)
-            except (EngineError, OSError) as left:
+            except EngineError as left:
                 log.error("volume %s is half made, and removed at the next try or start: %s", record.name, left)
+            if isinstance(err, OSError):
+                raise ApplyFailed(f"volume {record.name} cannot be made", why=str(err), driver=record.driver) from err
             raise
         self._events.emit("volume", "create", record.name, {"driver": record.driver})
         return ready
@@ -202,7 +204,7 @@ class VolumeManager:
     def remove(self, name: str, force: bool = False) -> None:
         """Remove a volume with its data; with `force` one that does not exist is no error.
 
-        Raises Conflict that names its users, or who keeps it busy, NotFound, OSError.
+        Raises Conflict that names its users, or who keeps it busy, NotFound, ApplyFailed.
         """
         found = self._store.find(name)
         if found is None:
@@ -253,8 +255,14 @@ class VolumeManager:
         """Remove a volume that nobody uses: what is mounted of it, what it holds, its directories, its record."""
         self._mounting.release(record)
         directory = self._store.data(record)
-        (directory / RECORD).unlink(missing_ok=True)  # first: what is half removed is not to be found again
-        data.remove_tree(directory)
+        try:
+            (directory / RECORD).unlink(missing_ok=True)  # first: what is half removed is not to be found again
+            data.remove_tree(directory)
+        except OSError as err:
+            raise ApplyFailed(
+                f"volume {record.name} cannot be removed", why=str(err), driver=record.driver,
+                hint="What is left of it is removed by the next try, or at the next start",
+            ) from err  # fmt: skip
         self._store.delete(record)
 
     # Restarting

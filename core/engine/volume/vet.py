@@ -8,7 +8,7 @@ a driver is code in our process.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from engine.spec.errors import DriverFault
 from engine.spec.mounts import Bind, Directory, Image, ImageMount, Mount, OverlayMount, Tmpfs
@@ -46,8 +46,9 @@ def vet(volume: Volume, answer: object, given: Mapping[str, str]) -> VolumePlan:
             raise fault(f"{type(resource).__name__} is not the resource of kind {resource.kind!r}")
         for problem in _problems(resource, volume, given):
             raise fault(f"{'/'.join(resource.key)}: {problem}")
-    if not _shown(answer.path, volume, plan.resources):
-        raise fault(f"containers would see {answer.path}, which is neither below {volume.data} nor below {volume.run}")
+    made = [str(getattr(r, "target", getattr(r, "path", ""))) for r in plan.resources]
+    if not any(answer.path == place or _below(answer.path, place) for place in made):
+        raise fault(f"containers would see {answer.path}, which nothing in the plan makes")
     try:
         survives = Plan.from_json(plan.to_json()) == plan
     except (ValueError, TypeError) as err:
@@ -59,10 +60,6 @@ def vet(volume: Volume, answer: object, given: Mapping[str, str]) -> VolumePlan:
 
 def _below(path: str, directory: str) -> bool:
     return path.startswith(directory.rstrip("/") + "/")
-
-
-def _shown(path: str, volume: Volume, resources: Iterable[Resource]) -> bool:
-    return _below(path, volume.data) or _below(path, volume.run)
 
 
 def _problems(resource: Resource, volume: Volume, given: Mapping[str, str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from tests.kernel.volume.world import World, isolated
 
+from engine.reconcile.applier import Context
+from engine.reconcile.mounts import MountApplier
 from engine.spec.driver import Driver
 from engine.spec.errors import (
     ApplyFailed,
@@ -22,6 +25,7 @@ from engine.spec.errors import (
     NotFound,
     Unavailable,
 )
+from engine.spec.mounts import Tmpfs
 from engine.volume import populate
 
 
@@ -421,6 +425,38 @@ def test_lost_database_and_orphans(tmp_path: Path) -> None:
     assert after.volumes.get("precious") == record
     assert (after.volumes.mount("precious", "u") / "file").read_text() == "x"
     assert after.volumes.orphans() == [stranger]
+
+
+@isolated
+def test_full_disk(tmp_path: Path) -> None:
+    disk = Tmpfs(target=str(tmp_path / "data"), size=1 << 20, data="nr_inodes=6")
+    MountApplier([tmp_path]).create([disk], Context("test"))
+    world = World(tmp_path)
+    world.volumes.create("first")  # 5 inodes with the root: of a second volume only the directory fits
+    for options in ({}, {"size": "16m"}):
+        with pytest.raises(ApplyFailed, match="No space left"):
+            world.volumes.create("second", options=options)
+        assert [v.name for v in world.volumes.list()] == ["first"]
+        assert len(list(world.root.iterdir())) == 1
+    assert list(world.run.iterdir()) == []
+    assert world.reconciler.owners() == []
+    assert world.loops() == []
+
+
+@isolated
+def test_started_with_another_run_directory(tmp_path: Path) -> None:
+    world = World(tmp_path / "w")
+    world.volumes.create("vv", options={"type": "tmpfs", "o": "size=1m"})
+    old = world.volumes.mount("vv", "u")
+    world.close()
+    moved = World(tmp_path / "w", run=tmp_path / "elsewhere")
+    [problem] = moved.volumes.restore(())
+    assert str(old) in str(problem)  # it is still mounted: this engine may not touch it
+    subprocess.run(["umount", str(old)], check=True)
+    assert moved.volumes.restore(()) == []
+    assert moved.volumes.mount("vv", "u") != old
+    moved.volumes.unmount("vv", "u")
+    moved.assert_nothing_left()
 
 
 @isolated

@@ -100,10 +100,10 @@ class Events:
 class World:
     """One engine's volumes. A second World on the same directory is the engine after a restart."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, run: Path | None = None) -> None:
         self.base = base
         base.mkdir(parents=True, exist_ok=True)
-        self.root, self.run = base / "data" / "volumes", base / "exec" / "vol"
+        self.root, self.run = base / "data" / "volumes", run or base / "exec" / "vol"
         self.state = State(base / "state.db")
         self.events = Events()
         self.plugins = Plugins()

@@ -18,7 +18,9 @@ VOLUME: Volume[Any] = Volume[Any](id="0" * 64, name="v", driver="d", options={},
 GIVEN = {"device": "/srv//x/", "share": "//nas/share"}
 
 
-def check(*resources: Resource, path: str = "/data/v/x") -> VolumePlan:
+def check(*resources: Resource, path: str = "") -> VolumePlan:
+    if not path and resources:
+        path = str(getattr(resources[0], "target", getattr(resources[0], "path", "/data/v/x")))
     return vet(VOLUME, VolumePlan(plan=Plan.of(*resources), path=path), GIVEN)
 
 
@@ -61,12 +63,14 @@ def test_refused_as_a_whole() -> None:
         vet(VOLUME, None, GIVEN)
     with pytest.raises(DriverFault, match="containers would see /etc"):
         check(path="/etc")
+    with pytest.raises(DriverFault, match="which nothing in the plan makes"):
+        check(Directory(path="/data/v/x"), path="/data/v/xy")
     with pytest.raises(DriverFault, match="256 are allowed"):
         check(*(Directory(path=f"/data/v/{n}") for n in range(257)))
     with pytest.raises(DriverFault, match="same key"):
         check(Tmpfs(target="/run/v/a"), Tmpfs(target="/run/v/a", size=5))
     wrong_type = Tmpfs(target="/run/v/a").model_copy(update={"size": "5"})
-    with pytest.warns(UserWarning), pytest.raises(DriverFault, match="does not survive"):
+    with pytest.warns(UserWarning, match="Expected `int`"), pytest.raises(DriverFault, match="does not survive"):
         check(wrong_type)
     not_json = Tmpfs(target="/run/v/a").model_copy(update={"size": object()})
     with pytest.raises(DriverFault, match="cannot be written to JSON"):
