@@ -200,8 +200,9 @@ class Creation:
             passing = next(name for name, link in self._passing.items() if link is item)
             index = self._chosen[("sandbox", item.name)] = self._index("sandbox", passing)
             master = self._index("sandbox", item.master) or None
-            message = m.set_link(index, name=item.name, up=item.up or None, master=master)
-            yield _Step(item, message, makes=True)
+            yield _Step(item, m.set_link(index, name=item.name), makes=True)
+            # One message of its own: a link that has its name, and cannot be brought up, is there and must be undone.
+            yield _Step(item, m.set_link(index, up=item.up or None, master=master), makes=False)
         elif isinstance(item, Link):
             yield from self._sandbox_link(item)
         else:

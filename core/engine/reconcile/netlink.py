@@ -91,7 +91,9 @@ class NetlinkApplier:
             try:
                 return self._create(batch, context)
             except BatchError as err:
-                if err.created or not _is_held(err) or time.monotonic() > end:
+                if not _is_held(err) or time.monotonic() > end:
+                    raise
+                if any(self.remove([item], context) for item in reversed(err.created)):
                     raise
             time.sleep(HELD_SECONDS / 100)
 
