@@ -29,7 +29,7 @@ KINDS = (*sorted(_SAMPLES), "veth")
 
 @cache
 def link_kind_supported(kind: str) -> bool:
-    """Tell whether links of a kind can be made. OSError if even trying is not allowed, ValueError for an unknown kind."""
+    """Tell whether links of a kind can be made. OSError: trying is not allowed; ValueError: there is no such probe."""
     if kind not in KINDS:
         raise ValueError(f"no probe for links of kind {kind!r}; there are {', '.join(KINDS)}")
     answer: list[int | OSError] = []

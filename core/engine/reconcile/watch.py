@@ -34,6 +34,8 @@ _GROUPS = sum(1 << (group - 1) for group in (LINK, NEIGHBOUR, ADDRESS4, ROUTE4, 
 NFT_SUBSYSTEM = 10
 NEWCHAIN, DELTABLE, DELCHAIN, NEWRULE, DELRULE, DELSET, DELSETELEM, NEWGEN = 3, 2, 5, 6, 8, 11, 14, 15
 GEN_PROC_PID = 2
+NEW_LINK = 0xFFFFFFFF
+"""The "changed flags" of a message about a link that has just been made."""
 
 
 class Watch:
@@ -111,19 +113,26 @@ class Watch:
             ours = struct.unpack_from("=5xB", body)[0] == self._reconciler.tag.proto
             return ours and self._concerns(number(attributes(body, 12).get(m.RTA_OIF)))
         if kind == m.RTM_DELNEIGH:
-            index, state = struct.unpack_from("=4xiH", body)
-            return bool(state & (m.NUD_PERMANENT | m.NUD_NOARP)) and self._concerns(index)
+            family, index, state = struct.unpack_from("=BxxxiH", body)
+            found = attributes(body, 12)
+            ours = number(found.get(m.NDA_PROTOCOL)) == self._reconciler.tag.proto
+            if family == m.AF_BRIDGE:  # of a tunnel, or static; a port's own addresses come and go with it
+                ours = m.NDA_DST in found or state == m.NUD_NOARP
+            return ours and self._concerns(index)
         return False
 
     def _link_event(self, kind: int, body: bytes) -> bool:
         link = read_link(body)
         if not self._reconciler.concerns(link.name):
             return False
+        of_bridge = body[0] == m.AF_BRIDGE  # such a message is about a port: it came, changed, or left its bridge
         if kind == m.RTM_DELLINK:
-            if body[0] != m.AF_BRIDGE:  # there it means that a port left its bridge
+            if not of_bridge:
                 self._lost.add(link.name)
             return True
-        return link.group != self._reconciler.tag.link_group or not link.up
+        changed = struct.unpack_from("=12xI", body)[0]
+        put_down = not link.up and bool(changed & m.IFF_UP) and changed != NEW_LINK
+        return not of_bridge and (put_down or link.group != self._reconciler.tag.link_group)
 
     def _concerns(self, index: int) -> bool:
         return self._reconciler.concerns(self._names.name(index))

@@ -1,0 +1,44 @@
+"""Failures at a chosen step: of netlink messages that are sent, and of firewall transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from engine.reconcile.libnft import Nft, NftError
+from engine.reconcile.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket, attr
+
+REFUSED = Message(20, 0, b"")
+"""An address message without an address: EINVAL."""
+TAKEN = Message(16, NLM_F_CREATE | NLM_F_EXCL, bytes(16) + attr(3, "lo"))
+"""A link of a name that is taken: EEXIST."""
+
+
+@contextmanager
+def at_step(number: int, fail: Callable[[], Message | None]) -> Iterator[list[int]]:
+    """Count steps, and put what `fail` returns in the place of the message of that number.
+
+    A firewall transaction is a step too: instead of it, EINVAL or EEXIST. The value is a list with the count.
+    """
+    count = [0]
+    send, run = NetlinkSocket.send, Nft.run
+
+    def sent(self: NetlinkSocket, messages: list[Message]) -> object:
+        changed = []
+        for message in messages:
+            count[0] += 1
+            changed.append((count[0] == number and fail()) or message)
+        return send(self, changed)
+
+    def ran(self: Nft, commands: str) -> None:
+        count[0] += 1
+        if count[0] == number:
+            exists = fail() is TAKEN
+            raise NftError("Error: Could not process rule: File exists" if exists else "Error: refused")
+        run(self, commands)
+
+    with mock.patch.object(NetlinkSocket, "send", sent), mock.patch.object(Nft, "run", ran):
+        yield count
+
+
