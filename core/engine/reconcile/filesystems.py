@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from engine.reconcile import loops, mountapi
 from engine.spec.mounts import Bind, ImageMount, Mount, OverlayMount, Tmpfs
@@ -35,6 +36,16 @@ def _opened(path: str, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def options_of(resource: Resource) -> tuple[str, ...]:
+    """Return the mount options that a resource asks for."""
+    return cast(tuple[str, ...], getattr(resource, "options", ()))
+
+
+def target_of(resource: Resource) -> str:
+    """Return the mount point of a resource."""
+    return cast(str, getattr(resource, "target", ""))
 
 
 def is_directory(resource: Resource) -> bool:

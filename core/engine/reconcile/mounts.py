@@ -10,50 +10,20 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from engine.reconcile import filesystems, loops, mountapi, mountinfo
-from engine.reconcile.applier import BatchError, Context, Difference
-from engine.reconcile.mountinfo import Mounted
-from engine.spec.errors import ApplyFailed, EngineError, Unavailable, Unsupported
-from engine.spec.mounts import Bind, ImageMount, Mount, OverlayMount, Tmpfs
+from engine.reconcile import filesystems, mountapi, mountinfo
+from engine.reconcile.applier import Context, Difference
+from engine.reconcile.filesystems import options_of, target_of
+from engine.reconcile.mountdiff import identity_difference, may_be_read_only, option_difference
+from engine.reconcile.mountfailures import refused
+from engine.spec.mounts import Bind
 from engine.spec.resource import Key, Resource
 
 BUSY_DEADLINE = 1.0
 """Seconds that a busy mount is tried again: the last references of a process go a little after it."""
-_COMPARED = ("ro", "nosuid", "nodev", "noexec")
-
-_HINTS = {
-    errno.EBUSY: "Another mount or process uses it: see `findmnt` and `fuser -vm`",
-    errno.ENOENT: "Check that the source exists",
-    errno.EINVAL: "The kernel does not take these options or this source: see `dmesg`",
-    errno.EPERM: "Mounting needs root (CAP_SYS_ADMIN) in the host's mount namespace",
-    errno.ENODEV: "This kernel does not have the file system: see /proc/filesystems and modprobe(8)",
-    errno.ELOOP: "Directories overlap, or a symbolic link is in the way",
-    errno.ENOSYS: "Linux 5.12 or newer is needed",
-    errno.ENOTBLK: "The source is not a block device",
-    errno.EXDEV: "A symbolic link leads out of the volume",
-    errno.ETIMEDOUT: "Check that the server is up and can be reached",
-    errno.EHOSTUNREACH: "Check the server's name and the route to it",
-    errno.ECONNREFUSED: "Check that the server runs and exports the path",
-}
-
-
-def hint_for(code: int) -> str:
-    """Return what a person can do about an errno of a mount; empty if nothing is known."""
-    return _HINTS.get(code, "")
-
-
-def options_of(resource: Resource) -> tuple[str, ...]:
-    """Return the mount options that a resource asks for."""
-    return cast(tuple[str, ...], getattr(resource, "options", ()))
-
-
-def target_of(resource: Resource) -> str:
-    """Return the mount point of a resource."""
-    return cast(str, getattr(resource, "target", ""))
 
 
 class MountApplier:
@@ -78,14 +48,14 @@ class MountApplier:
             try:
                 self._create(resource)
             except OSError as err:
-                raise _refused(resource, err, created, context.owner) from err
+                raise refused(resource, err, created, context.owner) from err
             created.append(resource)
         return created
 
     def update(self, old: Resource, new: Resource, context: Context) -> None:
         """Change the options of a mount in place. Raises BatchError."""
         wanted = options_of(new)
-        dropped = {*options_of(old), *(() if _may_be_read_only(new) else ("ro",))} - set(wanted)
+        dropped = {*options_of(old), *(() if may_be_read_only(new) else ("ro",))} - set(wanted)
         root, relative = self._place(target_of(new))
         try:
             mount = mountapi.open_below(root, relative)
@@ -95,7 +65,7 @@ class MountApplier:
             finally:
                 os.close(mount)
         except OSError as err:
-            raise _refused(new, err, (), context.owner) from err
+            raise refused(new, err, (), context.owner) from err
 
     def remove(self, batch: Sequence[Resource], context: Context) -> list[tuple[Resource, Exception]]:
         """Unmount things and remove their mount points. A busy one is tried for a second."""
@@ -159,7 +129,7 @@ class MountApplier:
                 raise FileExistsError(errno.EEXIST, "something is mounted there already", target_of(resource))
             mount = filesystems.make(resource, target)
             if mount is not None:
-                self._attach(mount, target)
+                _attach(mount, target)
                 return
         except OSError:
             self._forget_place(f"{root}/{relative}")
@@ -169,14 +139,6 @@ class MountApplier:
         mount = mountapi.open_below(root, relative)
         try:
             mountapi.set_attributes(mount, private=True)
-        finally:
-            os.close(mount)
-
-    @staticmethod
-    def _attach(mount: int, target: int) -> None:
-        try:
-            mountapi.attach(mount, target)
-            mountapi.set_attributes(mount, private=True, recursive=True)  # attaching below a shared mount shared it
         finally:
             os.close(mount)
 
@@ -233,94 +195,13 @@ class MountApplier:
             return target
 
 
-def identity_difference(resource: Resource, mounted: Mounted) -> dict[str, tuple[object, object]]:
-    """Return the fields in which a mount is another thing than the one wanted: it has to be replaced."""
-    match resource:
-        case OverlayMount(upper=None, lower=(only,)):
-            return _shown(Bind(target=resource.target, source=only), mounted)
-        case OverlayMount():
-            return _overlay(resource, mounted)
-        case Bind():
-            return _shown(resource, mounted)
-        case Tmpfs():
-            return _fstype("tmpfs", mounted)
-        case ImageMount():
-            backing = loops.status(mounted.source) if mounted.source.startswith("/dev/loop") else None
-            wanted = _identity(resource.image)
-            same = backing is not None and (backing.backing_device, backing.backing_inode) == wanted
-            return _fstype(resource.fs, mounted) or ({} if same else {"image": (resource.image, mounted.source)})
-        case Mount():
-            fields = _fstype(resource.fstype, mounted)
-            return fields or ({} if _same_source(resource, mounted) else {"source": (resource.source, mounted.source)})
-    return {"kind": (resource.kind, mounted.fstype)}
-
-
-def option_difference(resource: Resource, mounted: Mounted) -> dict[str, tuple[object, object]]:
-    """Return {"options": (wanted, seen)} if a mount lacks an option, or cannot be written to though it should."""
-    wanted = set(options_of(resource))
-    seen = {option for option in _COMPARED if option in mounted.options}
-    lacking = {option for option in _COMPARED if option in wanted} - seen
-    locked = "ro" in seen and "ro" not in wanted and not _may_be_read_only(resource)
-    return {"options": (tuple(sorted(wanted)), tuple(sorted(seen)))} if lacking or locked else {}
-
-
-def _may_be_read_only(resource: Resource) -> bool:
-    """Tell whether a mount may be read-only unasked: by its source, or for want of an upper layer."""
-    return isinstance(resource, Bind | OverlayMount)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
+def _attach(mount: int, target: int) -> None:
+    """Make a detached mount visible, then take it and what it brings along out of any peer group."""
     try:
-        found = mountapi.identify(path)
-    except FileNotFoundError:
-        return None
-    return found.device, found.inode
-
-
-def _shown(resource: Bind, mounted: Mounted) -> dict[str, tuple[object, object]]:
-    wanted, seen = _identity(resource.source), _identity(mounted.target)
-    if resource.subpath and wanted and seen:
-        # A container may have moved it since, or put a link there: what was opened then is what is to be shown.
-        wanted, seen = (wanted[0], 0), (seen[0], 0)
-    return {} if wanted is not None and wanted == seen else {"source": (resource.source, mounted.root)}
-
-
-def _fstype(wanted: str, mounted: Mounted) -> dict[str, tuple[object, object]]:
-    family = {"nfs4": "nfs", "smb3": "cifs"}
-    same = family.get(wanted, wanted) == family.get(mounted.fstype, mounted.fstype)
-    return {} if same else {"fstype": (wanted, mounted.fstype)}
-
-
-def _same_source(resource: Mount, mounted: Mounted) -> bool:
-    if mounted.source == resource.source:
-        return True
-    try:
-        info = Path(resource.source).stat()
-    except OSError:
-        return False
-    return stat.S_ISBLK(info.st_mode) and info.st_rdev == mounted.device
-
-
-def _overlay(resource: OverlayMount, mounted: Mounted) -> dict[str, tuple[object, object]]:
-    fields = _fstype("overlay", mounted)
-    if fields:
-        return fields
-    lower: list[str] = []
-    other: dict[str, str] = {}
-    for option in mounted.super_options:
-        name, _, value = option.partition("=")
-        if name == "lowerdir+":
-            lower.append(value)
-        elif name == "lowerdir":
-            lower += value.split(":")
-        else:
-            other[name] = value
-    if lower and not lower[0].startswith("/proc/self/fd/") and tuple(lower) != resource.lower:
-        fields["lower"] = (resource.lower, tuple(lower))
-    for name, wanted in (("upperdir", resource.upper), ("workdir", resource.work)):
-        if other.get(name) != wanted:
-            fields[name.removesuffix("dir")] = (wanted, other.get(name))
-    return fields
+        mountapi.attach(mount, target)
+        mountapi.set_attributes(mount, private=True, recursive=True)  # attaching below a shared mount shared it
+    finally:
+        os.close(mount)
 
 
 def _unmount_below(path: str) -> bool:
@@ -345,46 +226,6 @@ def _who_holds(path: str) -> str:
     return f"it is in use by {', '.join(users[:10])}" if users else "it is in use by the kernel"
 
 
-def _refused(resource: Resource, err: OSError, created: Sequence[Resource], owner: str) -> BatchError:
-    """Return the error of a mount that was refused, of the kind that says whether trying again can help."""
-    code = err.errno or 0
-    kind: type[EngineError] = {
-        errno.ENODEV: Unsupported, errno.ETIMEDOUT: Unavailable, errno.EHOSTUNREACH: Unavailable,
-        errno.ECONNREFUSED: Unavailable,
-    }.get(code, ApplyFailed)  # fmt: skip
-    details = {"resource": list(resource.key), "owner": owner, "errno": errno.errorcode.get(code, code), "left": []}
-    cause = kind(
-        f"cannot mount {target_of(resource)}", why=_reason(resource, err), hint=hint_for(code), details=details
-    )
-    cause.__cause__ = err
-    return BatchError(resource, cause, created, exists=code == errno.EEXIST, errno=code)
-
-
-def _reason(resource: Resource, err: OSError) -> str:
-    """Say what the kernel said, and name the directory that is missing where it did not."""
-    text = err.strerror or str(err)
-    if err.errno == errno.ENOENT:
-        missing = [path for path in _sources(resource) if not Path(path).exists()]
-        if missing:
-            return f"{missing[0]} does not exist"
-    if isinstance(err.filename, str) and err.filename and err.filename not in text:
-        text += f" ({err.filename})"
-    return text
-
-
-def _sources(resource: Resource) -> Iterable[str]:
-    match resource:
-        case OverlayMount():
-            return [*resource.lower, *(p for p in (resource.upper, resource.work) if p)]
-        case Bind():
-            return [f"{resource.source}/{resource.subpath}".rstrip("/")]
-        case ImageMount():
-            return [resource.image]
-        case Mount():
-            return [resource.source] if resource.source.startswith("/") and not resource.source.startswith("//") else []
-    return []
-
-
 def make_private(root: str | os.PathLike[str]) -> None:
     """Make sure that mounts below a directory are not seen in, and not held by, other mount namespaces.
 
@@ -402,6 +243,6 @@ def make_private(root: str | os.PathLike[str]) -> None:
     source = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         mount = mountapi.clone(source, recursive=True)
-        MountApplier._attach(mount, source)
+        _attach(mount, source)
     finally:
         os.close(source)

@@ -185,3 +185,30 @@ def test_remove(tmp_path: Path, shape: str) -> None:
         return killed
 
     every_point(tmp_path, check)
+
+
+@isolated
+def test_populate(tmp_path: Path) -> None:
+    source = tmp_path / "image"
+    (source / "dir").mkdir(parents=True)
+    (source / "dir/file").write_text("content")
+    (source / "dir/hard").hardlink_to(source / "dir/file")
+    (source / "link").symlink_to("dir")
+
+    def ready(world: World) -> None:
+        world.volumes.create("vv")
+        world.volumes.mount("vv", "first")
+
+    def check(base: Path, point: int) -> bool:
+        killed = killed_at(base, point, ready, lambda w: w.volumes.populate("vv", source))
+        world = World(base).restarted(("first",))
+        world.volumes.populate("vv", source)
+        path = world.volumes.mount("vv", "first")
+        assert sorted(str(p.relative_to(path)) for p in path.rglob("*")) == ["dir", "dir/file", "dir/hard", "link"]
+        assert (path / "dir/file").read_text() == "content"
+        assert (path / "dir/file").stat().st_nlink == 2
+        assert not world.volumes.get("vv").populating
+        world.close()
+        return killed
+
+    every_point(tmp_path / "points", check)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.reconcile import filesystems, mountapi, mountinfo
-from engine.reconcile.mounts import identity_difference, option_difference
+from engine.reconcile.mountdiff import identity_difference, option_difference
 from engine.spec.mounts import Mount, OverlayMount, Tmpfs
 
 LINE = r"36 35 98:0 /mnt1 /mnt2\040with\011space ro,noatime shared:1 master:2 - ext3 /dev/root\134x rw,errors=continue"
