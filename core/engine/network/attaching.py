@@ -205,7 +205,7 @@ class Attaching:
     def _apply_patiently(self, record: NetworkRecord, owner: str, plan: Plan, sandbox: Sandbox) -> None:
         """Apply an endpoint's plan; wait for the kernel to remove the links of a namespace that was dropped just now.
 
-        It takes some 50 ms, seconds on a busy machine, in which they still have their MAC addresses (or, passthru, the whole parent).
+        It takes some 50 ms, or seconds on a busy machine; until then they have their MAC addresses (or the parent).
         """
         until = self._dropped.get(record.id, 0.0) + LINGER
         while True:
