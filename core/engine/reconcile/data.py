@@ -165,8 +165,13 @@ def _set_root(resource: Image, path: Path) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Put a file in place of another one: after a crash the old or the new one is there, whole. Raises OSError."""
+    """Put a file in place of another one, readable by root only: after a crash one of the two is there, whole.
+
+    Raises OSError.
+    """
     unfinished = path.with_name(path.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode=0o600, exist_ok=False)
     with unfinished.open("w") as file:
         file.write(text)
         file.flush()

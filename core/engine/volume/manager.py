@@ -61,12 +61,14 @@ class VolumeManager:
         driver: str = "",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        user: str = "",
     ) -> VolumeRecord:
         """Make a volume, or return the one of that name if it was made with the same driver and options.
 
         Without a name it is anonymous: 64 hex digits. Without a driver any existing one of the name will do, and a new
-        one is local. Raises Conflict where the existing one differs, InvalidParameter, NotFound for the driver,
-        DriverFault, ApplyFailed.
+        one is local. With `user` it is referred to (see `reference`) from the start, so that no prune comes between.
+        Raises Conflict where the existing one differs, InvalidParameter, NotFound for the driver, DriverFault,
+        ApplyFailed.
         """
         id = secrets.token_hex(32)
         given = {str(k): str(v) for k, v in (options or {}).items()}
@@ -76,15 +78,17 @@ class VolumeManager:
         while True:
             existing = self._store.find(name)
             if existing is not None:
-                found = self._finished(existing.id)
-                if found is not None:
-                    return _same(found, driver, given)
+                with self._store.lock(existing.id):
+                    found = self._finished(existing.id)
+                    if found is not None:
+                        return self._refer(_same(found, driver, given), user)
                 continue
             settled = self._mounting.settle(chosen, given)
             created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
             record = VolumeRecord(
                 id=id, name=name, driver=chosen, state="creating", created=created,
                 given=given, options=settled.model_dump(mode="json"), labels=labels,
+                references=(user,) if user else (),
             )  # fmt: skip
             with self._store.lock(id):
                 try:
@@ -94,13 +98,12 @@ class VolumeManager:
                 return self._make(record)
 
     def _finished(self, id: str) -> VolumeRecord | None:
-        """Return a volume when whoever makes or removes it is done; finish off what was left half made or removed."""
-        with self._store.lock(id):
-            found = self._store.read(id)
-            if found is not None and found.state != "ready":
-                self._erase(found)
-                return None
-            return found
+        """Return a volume, whose lock is held; finish off one that was left half made or half removed."""
+        found = self._store.read(id)
+        if found is not None and found.state != "ready":
+            self._erase(found)
+            return None
+        return found
 
     def _make(self, record: VolumeRecord) -> VolumeRecord:
         """Make the data of a volume whose record says "creating"; on failure nothing is left of it."""
@@ -170,8 +173,13 @@ class VolumeManager:
     def reference(self, name: str, user: str) -> None:
         """Note that somebody will mount the volume again, so that it is not removed: a container that is stopped."""
         with self._store.locked(name) as record:
-            if user not in record.references:
-                self._store.write(record.with_(references=(*record.references, user)))
+            self._refer(record, user)
+
+    def _refer(self, record: VolumeRecord, user: str) -> VolumeRecord:
+        if user and user not in record.references:
+            record = record.with_(references=(*record.references, user))
+            self._store.write(record)
+        return record
 
     def dereference(self, name: str, user: str) -> None:
         """Forget what `reference` noted; no error if there is nothing, not even a volume."""

@@ -428,6 +428,19 @@ def test_lost_database_and_orphans(tmp_path: Path) -> None:
 
 
 @isolated
+def test_made_for_a_user(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    made = world.volumes.create(user="container")
+    assert world.volumes.prune()[0] == []
+    assert world.volumes.create(made.name, user="second").users == ("container", "second")
+    assert (world.root / made.id / "volume.json").stat().st_mode & 0o777 == 0o600
+    world.close()
+    after = World(tmp_path)
+    assert after.volumes.restore((), known_users=("second",)) == []
+    assert after.volumes.users(made.name) == ("second",)
+
+
+@isolated
 def test_full_disk(tmp_path: Path) -> None:
     disk = Tmpfs(target=str(tmp_path / "data"), size=1 << 20, data="nr_inodes=6")
     MountApplier([tmp_path]).create([disk], Context("test"))
