@@ -27,7 +27,7 @@ from engine.volume.manager import VolumeManager
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
-DEADLINE = 60.0
+DEADLINE = 110.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
