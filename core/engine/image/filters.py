@@ -20,13 +20,14 @@ def select(images: Sequence[Image], filters: Filters, resolve: Callable[[str], I
     chosen = list(images)
     for name, values in filters.items():
         if name not in _TESTS and name not in ("before", "since"):
-            raise InvalidParameter(f"invalid filter '{name}'", hint=f"Known are {', '.join(sorted([*_TESTS]))}.")
+            known = ", ".join(sorted([*_TESTS, "before", "since"]))
+            raise InvalidParameter(f"invalid filter '{name}'", hint=f"Known are {known}.")
         if name in ("before", "since"):
-            times = [_seconds(resolve(value).created) for value in values]
+            times = [_created(resolve(value)) for value in values]
             if name == "before":
-                chosen = [image for image in chosen if any(_seconds(image.created) < time for time in times)]
+                chosen = [image for image in chosen if any(_created(image) < time for time in times)]
             else:
-                chosen = [image for image in chosen if any(_seconds(image.created) > time for time in times)]
+                chosen = [image for image in chosen if any(_created(image) > time for time in times)]
             continue
         test, needed = _TESTS[name], all if name in ("label", "label!") else any
         chosen = [image for image in chosen if needed(test(image, value) for value in values)]
@@ -54,7 +55,14 @@ def _reference(image: Image, pattern: str) -> bool:
 
 
 def _until(image: Image, value: str) -> bool:
-    return _seconds(image.created) < _moment(value)
+    return _created(image) < _moment(value)
+
+
+def _created(image: Image) -> float:
+    try:
+        return _seconds(image.created)
+    except ValueError:
+        return 0.0  # whoever made the image wrote something else there
 
 
 def _moment(value: str) -> float:

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.image.compression import DECOMPRESSION_ERRORS, Readable, decompressed
-from engine.image.metadata import Database, Layer
+from engine.image.metadata import Database, Layer, no_room
 from engine.image.unpack import drain, unpack
-from engine.spec.errors import InvalidParameter, Unavailable
+from engine.spec.errors import InvalidParameter
 
 log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,10 +114,7 @@ class LayerStore:
             yield path
         except OSError as err:
             if err.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Unavailable(
-                    f"no room for the image below {self.root}", why=os.strerror(err.errno),
-                    hint="Free some space, for example by `engine image prune`.",
-                ) from err
+                raise no_room(self.root, os.strerror(err.errno)) from err
             raise
         finally:
             _remove_tree(path)

@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from engine.events import EventBus
 from engine.image import archive, host, push, removal
+from engine.image.catalogue import Catalogue
 from engine.image.changes import apply as apply_changes
 from engine.image.compression import Readable
 from engine.image.filters import Filters, select
 from engine.image.host import BUILTIN_HOST, HostRoot
 from engine.image.layers import LayerStore
 from engine.image.manifest import Platform
-from engine.image.metadata import Database, ImageRow
+from engine.image.metadata import Database
 from engine.image.model import HistoryEntry, Image, ProgressSink, Removal
 from engine.image.pull import Pull, Reporter
 from engine.image.reference import BUILTIN_REGISTRY, Reference, is_digest
 from engine.image.registry import Auth, Registries
-from engine.spec.errors import Conflict, Forbidden, InvalidParameter, NotFound, Unsupported
+from engine.spec.errors import Forbidden, InvalidParameter, NotFound, Unsupported
 from engine.spec.resource import Plan, Resource
 
 __all__ = ["BUILTIN_HOST", "ImageManager", "Pruned", "Rootfs"]
 
 _List = list
 """`ImageManager.list` hides the type's name within the class."""
-
-_HEX = frozenset("0123456789abcdef")
-
 
 class Pruned(NamedTuple):
     """What a prune removed; `space` in bytes."""
@@ -74,7 +70,8 @@ class ImageManager:
         self._registries = Registries(exec_root / "image", insecure_registries)
         self._host = host.image()
         self._host_root = HostRoot(exec_root / "host", (root.parent, exec_root))
-        self._naming = threading.RLock()
+        self._catalogue = Catalogue(self._db, self._host)
+        self._host_lock = threading.Lock()
         self._in_use = in_use
         self._mount = mount or _cannot_mount
         self._events = events
@@ -97,15 +94,15 @@ class ImageManager:
 
         Raises NotFound, Conflict when a short id means several, InvalidParameter for what can be no name.
         """
-        id = self._find(ref_or_id)
-        return self._host if id == self._host.id else self._image(id)
+        id = self._catalogue.id_of(ref_or_id)
+        return self._host if id == self._host.id else self._catalogue.image(id)
 
     def find(self, id: str) -> Image | None:
         """The image of a full id, also one that was removed by force while a container still uses it."""
         if id == self._host.id:
             return self._host
         row = self._db.image(id)
-        return self._row(row) if row else None
+        return self._catalogue.image_of(row) if row else None
 
     def count(self) -> int:
         """How many images there are, the built-in one included."""
@@ -113,7 +110,7 @@ class ImageManager:
 
     def list(self, filters: Filters | None = None) -> _List[Image]:
         """Images, newest first, the built-in one last. Filters: dangling, label, before, since, until, reference."""
-        images = [self._row(row) for row in self._db.images() if not row.removed]
+        images = [self._catalogue.image_of(row) for row in self._db.images() if not row.removed]
         images.sort(key=lambda image: image.created, reverse=True)
         return select([*images, self._host], filters or {}, self.resolve)
 
@@ -140,7 +137,7 @@ class ImageManager:
         For the built-in image this mounts a small tmpfs, once. Raises NotFound.
         """
         if id == self._host.id:
-            with self._naming:
+            with self._host_lock:
                 self._mount(Plan.of((self._host_root.tmpfs,)))
                 self._host_root.write_mask()
             return Rootfs((self._host_root.merged,), (self._host_root.overlay,))
@@ -172,12 +169,12 @@ class ImageManager:
             names = [str(reference.at(pulled.digest))]
             if not reference.digest:
                 names.append(str(reference))
-            fresh = self._name(pulled.id, names)
+            fresh = self._catalogue.name(pulled.id, names)
         report(f"Digest: {pulled.digest}")
         status = "Downloaded newer image for" if fresh else "Image is up to date for"
         report(f"Status: {status} {reference.familiar}")
         self._emit("pull", reference.familiar, {"name": reference.familiar_name})
-        return self._image(pulled.id)
+        return self._catalogue.image(pulled.id)
 
     def push(self, ref: str, *, auth: Auth | None = None, progress: ProgressSink | None = None) -> str:
         """Push a tagged image to the registry of its name; returns the digest that it has there.
@@ -195,7 +192,7 @@ class ImageManager:
         with self._store.writing():  # so that the blobs stay
             layers = self._db.layers_of(row.id)
             digest = push.push(self._store, self._registries, reference, row, layers, auth, report)
-            self._name(row.id, [str(reference.at(digest))])
+            self._catalogue.name(row.id, [str(reference.at(digest))])
         report(f"{reference.tag}: digest: {digest} size: {len(row.manifest or b'')}")
         self._emit("push", reference.familiar, {"name": reference.familiar_name})
         return digest
@@ -211,10 +208,10 @@ class ImageManager:
         target = _not_builtin(Reference.parse(dst), "tagged").with_default_tag()
         if target.digest:
             raise InvalidParameter(f"refusing to create a tag with a digest reference: {dst!r}")
-        id = self._find(src)
+        id = self._catalogue.id_of(src)
         if id == self._host.id:
             raise Forbidden(f"{BUILTIN_HOST} is built in and cannot be tagged")
-        self._name(id, [str(target)])
+        self._catalogue.name(id, [str(target)])
         self._emit("tag", id, {"name": target.familiar})
 
     def remove(self, ref: str, *, force: bool = False, prune: bool = True) -> _List[Removal]:
@@ -223,11 +220,11 @@ class ImageManager:
         Raises Conflict while a container uses it (a running one also with `force`) or several repositories name it.
         `prune` is docker's: parents of an image are never stored here on their own, so it changes nothing.
         """
-        with self._naming:
+        with self._catalogue.lock:
             image = self.resolve(ref)
             if image.builtin:
                 raise Forbidden(f"{BUILTIN_HOST} is built in and cannot be removed")
-            plan = removal.plan(image, self._names_of(image.id), ref, self._in_use(image.id), force=force)
+            plan = removal.plan(image, self._catalogue.names_of(image.id), ref, self._in_use(image.id), force=force)
             self._carry_out(image, plan)
         self._store.sweep()
         for done in plan.report:
@@ -240,10 +237,10 @@ class ImageManager:
         for image in self.list(filters):
             if image.builtin or not (all or image.dangling):
                 continue
-            with self._naming:
+            with self._catalogue.lock:
                 if self._in_use(image.id):
                     continue
-                plan = removal.everything(image, self._names_of(image.id))
+                plan = removal.everything(image, self._catalogue.names_of(image.id))
                 self._carry_out(image, plan)
             report += plan.report
         self._drop_unused_hidden()
@@ -273,10 +270,10 @@ class ImageManager:
             with archive.ImageArchive(path) as images:
                 loaded = [*images.images(self._store, report)]
             names: _List[str] = []
-            with self._db.transaction():
+            with self._catalogue.lock, self._db.transaction():
                 for image in loaded:
                     self._db.put_image(image.id, image.config, image.manifest, image.diff_ids)
-                    self._name(image.id, [str(name) for name in image.names])
+                    self._catalogue.name(image.id, [str(name) for name in image.names])
                     names += [name.familiar for name in image.names] or [image.id]
         if not names:
             raise InvalidParameter("this is not a valid image archive", why="it holds no image")
@@ -289,13 +286,13 @@ class ImageManager:
         """Write images as one docker-archive. A name without tag means all tags of that repository, as in docker."""
         chosen: dict[str, _List[Reference]] = {}
         for ref in refs:
-            for id, names in self._named(ref) or [(self._find(ref), [])]:
+            for id, names in self._catalogue.named(ref) or [(self._catalogue.id_of(ref), [])]:
                 if id == self._host.id:
                     raise Forbidden(f"{BUILTIN_HOST} is built in and cannot be saved")
                 chosen.setdefault(id, []).extend(name for name in names if name not in chosen.get(id, ()))
         with self._store.writing(), contextlib.ExitStack() as stack:
-            rows = [(self._require(id), names) for id, names in chosen.items()]
-            target = stack.enter_context(out.open("wb")) if isinstance(out, Path) else out
+            rows = [(self._catalogue.row(id), names) for id, names in chosen.items()]
+            target = stack.enter_context(_new_file(out)) if isinstance(out, Path) else out
             archive.save(rows, self._db.layers_of, self._store, target)
         for ref in refs:
             self._emit("save", ref, {"name": ref})
@@ -325,96 +322,17 @@ class ImageManager:
             config = _child_config(parent, section, added.diff_id, comment, author, created_by, platform)
             data = json.dumps(config).encode()
             id = "sha256:" + hashlib.sha256(data).hexdigest()
-            with self._db.transaction():
+            with self._catalogue.lock, self._db.transaction():
                 self._db.put_image(id, data, None, config["rootfs"]["diff_ids"])
-                self._name(id, [str(target)] if target else [])
+                self._catalogue.name(id, [str(target)] if target else [])
         self._emit("import" if parent is None else "commit", id, {"name": ref})
-        return self._image(id)
+        return self._catalogue.image(id)
 
     # -- inside
-
-    def _find(self, text: str) -> str:
-        hexadecimal = text.removeprefix("sha256:")
-        if len(hexadecimal) == 64 and set(hexadecimal) <= _HEX:
-            full = f"sha256:{hexadecimal}"
-            row = self._db.image(full)
-            if full == self._host.id or (row and not row.removed):
-                return full
-            raise self._unknown(text)
-        if not text.startswith("sha256:"):
-            reference = Reference.parse(text).with_default_tag()
-            if str(reference.tagged()) == BUILTIN_HOST:
-                return self._host.id
-            found = self._db.image_named(str(reference.at(reference.digest) if reference.digest else reference))
-            if found:
-                return found
-        return self._by_prefix(text, hexadecimal)
-
-    def _by_prefix(self, text: str, prefix: str) -> str:
-        found = self._db.ids_with_prefix(prefix) if prefix and set(prefix) <= _HEX else []
-        if prefix and self._host.id.startswith(f"sha256:{prefix}"):
-            found.append(self._host.id)
-        if len(found) > 1:
-            raise Conflict(f"the short image id {text!r} is ambiguous", hint="Give more digits.")
-        if not found:
-            raise self._unknown(text)
-        return found[0]
-
-    def _unknown(self, text: str) -> NotFound:
-        known = {Reference.parse(name).familiar for name in self._db.names() if "@" not in name} | {BUILTIN_HOST}
-        known |= {name.removesuffix(":latest") for name in known}
-        near = difflib.get_close_matches(text, known, 1)
-        hint = f"Did you mean {near[0]}?" if near else "`engine pull` fetches an image from a registry."
-        return NotFound(f"No such image: {text}", hint=hint)
 
     def _emit(self, action: str, id: str, attributes: Mapping[str, str]) -> None:
         if self._events is not None:
             self._events.emit("image", action, id, attributes)
-
-    def _require(self, id: str) -> ImageRow:
-        row = self._db.image(id)
-        if row is None or row.removed:
-            raise NotFound(f"No such image: {id}")
-        return row
-
-    def _image(self, id: str) -> Image:
-        return self._row(self._require(id))
-
-    def _row(self, row: ImageRow) -> Image:
-        names = self._names_of(row.id)
-        layers = self._db.layers_of(row.id)
-        return Image(
-            id=row.id, config=json.loads(row.config), layers=tuple(layer.diff_id for layer in layers),
-            size=sum(layer.size for layer in layers),
-            repo_tags=tuple(name.familiar for name in names if not name.digest),
-            repo_digests=tuple(name.familiar for name in names if name.digest),
-            last_tagged=row.last_tagged,
-        )
-
-    def _names_of(self, id: str) -> _List[Reference]:
-        return [Reference.parse(name) for name in self._db.names_of(id)]
-
-    def _named(self, ref: str) -> _List[tuple[str, _List[Reference]]]:
-        """The images that `ref` names by tag, with those names; nothing when it is an id or a digest."""
-        with contextlib.suppress(InvalidParameter):
-            reference = Reference.parse(ref)
-            if reference.digest:
-                return []
-            named: dict[str, _List[Reference]] = {}
-            for name, id in self._db.names().items():
-                found = Reference.parse(name)
-                if not found.digest and found.name == reference.name and reference.tag in ("", found.tag):
-                    named.setdefault(id, []).append(found)
-            return [*named.items()]
-        return []
-
-    def _name(self, id: str, names: Iterable[str]) -> bool:
-        """Let names mean an image; whether that was new for any."""
-        with self._naming, self._db.transaction():
-            fresh = [name for name in names if self._db.image_named(name) != id]
-            for name in fresh:
-                self._db.put_name(name, id, time.time())
-            return bool(fresh)
 
     def _carry_out(self, image: Image, plan: removal.Plan) -> None:
         with self._db.transaction():
@@ -430,6 +348,17 @@ class ImageManager:
         for id in gone:
             self._db.drop_image(id)
         return bool(gone)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is gone again when writing it fails."""
+    with path.open("wb") as file:
+        try:
+            yield file
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def _cannot_mount(_: Plan) -> None:

@@ -19,6 +19,12 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 _CONFIGS = ("application/vnd.oci.image.config.v1+json", DOCKER_CONFIG, "")
 
+_SECTION: dict[str, type] = {
+    "Cmd": list, "Entrypoint": list, "Env": list, "ExposedPorts": dict, "Healthcheck": dict, "Labels": dict,
+    "OnBuild": list, "StopSignal": str, "User": str, "Volumes": dict, "WorkingDir": str,
+}
+"""Types of the keys of `config` that others read."""
+
 _GO_MACHINES = {
     "x86_64": ("amd64", ""), "aarch64": ("arm64", "v8"), "armv7l": ("arm", "v7"), "armv6l": ("arm", "v6"),
     "i686": ("386", ""), "riscv64": ("riscv64", ""), "ppc64le": ("ppc64le", ""), "s390x": ("s390x", ""),
@@ -133,6 +139,13 @@ def parse_config(data: bytes) -> tuple[dict[str, Any], tuple[str, ...]]:
     diff_ids = rootfs.get("diff_ids", ()) if isinstance(rootfs, dict) else None
     if not isinstance(diff_ids, (list, tuple)) or not all(is_digest(str(d)) for d in diff_ids):
         raise InvalidParameter("the image configuration is invalid", why="rootfs.diff_ids is not a list of digests")
+    section = config.get("config") or {}
+    history = config.get("history") or []
+    if not isinstance(section, dict) or not isinstance(history, list) or not all(isinstance(h, dict) for h in history):
+        raise InvalidParameter("the image configuration is invalid", why="config or history is malformed")
+    for key, kind in _SECTION.items():
+        if section.get(key) is not None and not isinstance(section[key], kind):
+            raise InvalidParameter("the image configuration is invalid", why=f"{key} is no {kind.__name__}")
     if config.get("os", "linux") not in ("linux", ""):
         raise Unsupported("the image cannot run here", why=f"it is for {config['os']}")
     return config, tuple(diff_ids)

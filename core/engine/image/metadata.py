@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.spec.errors import Unavailable
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS layers (
     diff_id TEXT PRIMARY KEY,
@@ -44,6 +46,11 @@ CREATE INDEX IF NOT EXISTS names_image ON names(image);
 """
 
 
+def no_room(place: Path, why: str) -> Unavailable:
+    """The error for a full disk."""
+    return Unavailable(f"no room for images at {place}", why=why, hint="Free space, for example: engine image prune.")
+
+
 class Layer(NamedTuple):
     """A layer of the store; sizes in bytes."""
 
@@ -71,6 +78,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        self._path = path
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._connection.execute(f"PRAGMA {pragma}")
@@ -88,17 +96,23 @@ class Database:
             if self._connection.in_transaction:
                 yield
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._rows("BEGIN IMMEDIATE")
             try:
                 yield
+                self._rows("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk rolls back by itself
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._connection.execute(sql, values).fetchall()
+            try:
+                return self._connection.execute(sql, values).fetchall()
+            except sqlite3.OperationalError as err:
+                if err.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise no_room(self._path, str(err)) from err
+                raise
 
     # -- layers
 

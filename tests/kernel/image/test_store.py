@@ -54,7 +54,7 @@ def test_collect_removes_what_a_crash_left(manager: ImageManager, make_manager: 
 
 
 def test_kill_9_amid_pulls_leaves_only_whole_images(tmp_path: Path, make_manager: Make, registry: Registry) -> None:
-    images = [busybox_image((tar([entry(f"f{n}", os.urandom(3_000_000))]),)) for n in range(3)]
+    images = [busybox_image((tar([entry(f"f{n}", os.urandom(3_000_000))]),)) for n in range(2)]
     names = [registry.push(image, f"kill:{n}") for n, image in enumerate(images)]
     script = (
         "import sys; from pathlib import Path; from engine.image.manager import ImageManager\n"
@@ -62,7 +62,7 @@ def test_kill_9_amid_pulls_leaves_only_whole_images(tmp_path: Path, make_manager
         "print('ready', flush=True)\n"
         "for name in sys.argv[2:]: m.pull(name); print(name, flush=True)\n"
     )
-    for delay in (0.02, 0.08, 0.15, 0.25):
+    for delay in (0.03, 0.12, 0.25):
         root = tmp_path / f"kill-{delay}"
         process = subprocess.Popen([sys.executable, "-c", script, str(root), *names], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None

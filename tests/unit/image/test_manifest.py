@@ -59,7 +59,8 @@ def test_refuses_what_is_no_image(manifest: dict[str, object], kind: type[Except
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"rootfs":{"diff_ids":["x"]}}',
-                                  b'{"rootfs":[]}'])
+                                  b'{"rootfs":[]}', b'{"rootfs":{},"history":[1]}', b'{"rootfs":{},"config":[1]}',
+                                  b'{"rootfs":{},"config":{"Env":"A=b"}}', b'{"rootfs":{},"config":{"Labels":[]}}'])
 def test_refuses_malformed_configurations(data: bytes) -> None:
     with pytest.raises(InvalidParameter):
         parse_config(data)
