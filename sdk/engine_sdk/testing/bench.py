@@ -35,13 +35,15 @@ def engine(host: PrivateHost, fault: Fault | None = None) -> Reconciler:
     if fault:
         appliers = [cast("Applier", FaultyApplier(applier, fault)) for applier in appliers]
     core = Reconciler(tag, appliers)
-    core.adopt(_BASE_OWNER, _BASE_PLAN)
+    if host.has_base_rules:
+        core.adopt(_BASE_OWNER, _BASE_PLAN)
     return core
 
 
 def lay_base_rules(host: PrivateHost) -> None:
     """Let the core lay its own firewall rules: no part of a driver's plan, they stay, and every engine wants them."""
     engine(host).apply(_BASE_OWNER, _BASE_PLAN)
+    host.has_base_rules = True
 
 
 def collect(core: Reconciler) -> None:

@@ -74,6 +74,8 @@ class PrivateHost:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.has_base_rules = False
+        """The core laid its firewall: every engine on this host wants it."""
 
     @classmethod
     def enter(cls, directory: Path) -> PrivateHost:

@@ -1,0 +1,47 @@
+"""The shipped drivers, through the same kit as everybody's."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from engine_sdk.testing.conformance_ipam import IpamConformance
+from engine_sdk.testing.conformance_network import NetworkConformance
+from engine_sdk.testing.conformance_volume import VolumeConformance
+
+
+class TestBridge(NetworkConformance):
+    driver_name = "bridge"
+
+
+class TestIsolatedBridge(NetworkConformance):
+    driver_name = "bridge"
+    driver_options: ClassVar[Mapping[str, str]] = {"name": "br-kit", "masquerade": "false", "mtu": "1400"}
+
+
+class TestHost(NetworkConformance):
+    driver_name = "host"
+
+
+class TestNone(NetworkConformance):
+    driver_name = "none"
+
+
+class TestMacvlan(NetworkConformance):
+    driver_name = "macvlan"
+
+
+class TestRange(IpamConformance):
+    driver_name = "range"
+
+
+class TestLocal(VolumeConformance):
+    driver_name = "local"
+
+
+class TestLocalImage(VolumeConformance):
+    driver_name = "local"
+    driver_options: ClassVar[Mapping[str, str]] = {"size": "32m"}
+
+
+class TestLocalTmpfs(VolumeConformance):
+    driver_name = "local"
+    driver_options: ClassVar[Mapping[str, str]] = {"type": "tmpfs", "device": "tmpfs", "o": "size=16m"}
