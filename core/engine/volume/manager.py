@@ -65,8 +65,8 @@ class VolumeManager:
     ) -> VolumeRecord:
         """Make a volume, or return the one of that name if it was made with the same driver and options.
 
-        Without a name it is anonymous: 64 hex digits. Without a driver any existing one of the name will do, and a new
-        one is local. With `user` it is referred to (see `reference`) from the start, so that no prune comes between.
+        Without a name it is anonymous: 64 hex digits. Without a driver (or options) an existing one may have any, and a
+        new one is local. With `user` it is referred to (see `reference`) from the start, so that no prune comes between.
         Raises Conflict where the existing one differs, InvalidParameter, NotFound for the driver, DriverFault,
         ApplyFailed.
         """
@@ -324,7 +324,7 @@ def _same(found: VolumeRecord, driver: str, given: Mapping[str, str]) -> VolumeR
     differences = []
     if driver and driver != found.driver:
         differences.append(f"its driver is {found.driver}, not {driver}")
-    if driver or given:
+    if given:  # who names no options wants the volume as it is
         for key in sorted(found.given.keys() | given.keys()):
             has, wanted = found.given.get(key), given.get(key)
             if has != wanted:

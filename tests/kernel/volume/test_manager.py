@@ -81,6 +81,7 @@ def test_create_again(tmp_path: Path) -> None:
     first = world.volumes.create("vv", options={"o": "uid=5"})
     assert world.volumes.create("vv", "local", {"o": "uid=5"}) == first
     assert world.volumes.create("vv") == first
+    assert world.volumes.create("vv", "local") == first
     with pytest.raises(Conflict, match="its option o is 'uid=5', not 'uid=6'"):
         world.volumes.create("vv", options={"o": "uid=6"})
     with pytest.raises(Conflict, match="its driver is local, not other"):
