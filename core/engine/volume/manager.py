@@ -66,7 +66,7 @@ class VolumeManager:
         """Make a volume, or return the one of that name if it was made with the same driver and options.
 
         Without a name it is anonymous: 64 hex digits. Without a driver or options an existing one may have any, and a
-        new one is local. With `user` it is referred to (see `reference`) from the start, so that no prune comes between.
+        new one is local. With `user` it is referred to (see `reference`) from the start: no prune comes between.
         Raises Conflict where the existing one differs, InvalidParameter, NotFound for the driver, DriverFault,
         ApplyFailed.
         """
