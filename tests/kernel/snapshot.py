@@ -35,6 +35,8 @@ def _run(*argv: str, sandbox: Path | None = None) -> str:
 
 def _steady(value: Any) -> Any:
     if isinstance(value, dict):
+        if "designated_port" in value:  # a bridge's port: whether its carrier has come yet is not of interest
+            value = {key: item for key, item in value.items() if key not in ("state", "config_pending")}
         kept = {key: _steady(item) for key, item in value.items() if key not in _VOLATILE}
         return {key: item for key, item in kept.items() if not key.startswith("multicast") and "timer" not in key}
     return [_steady(item) for item in value] if isinstance(value, list) else value
@@ -59,7 +61,7 @@ def _namespace(sandbox: Path | None) -> dict[str, list[str]]:
         route
         for family in ("-4", "-6")
         for route in _json("ip", "-d", family, "-j", "route", "show", "table", "all", sandbox=sandbox)
-        if not str(route.get("dst")).startswith(("fe80", "ff00", "multicast")) and "fe80" not in str(route.get("dst"))
+        if route.get("type") == "unicast" and not str(route.get("dst")).startswith("fe80")
     ]
     neighbours = [n for n in _json("ip", "-d", "-j", "neighbour", sandbox=sandbox) if "PERMANENT" in n.get("state", ())]
     entries = _json("bridge", "-j", "fdb", sandbox=sandbox)

@@ -48,13 +48,12 @@ class NftApplier:
     def create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:
         """Make a batch in one transaction; see `Applier.create`."""
         items = [item for item in batch if not isinstance(item, Ruleset)]
+        commands = {self._command("create", element): item for item in items for element in elements(item)}
         try:
             self._ensure(batch, anew=len(items) < len(batch))
-            commands = {self._command("create", e): item for item in items for e in elements(item)}
             self._run_with_ruleset(batch, list(commands))
         except NftError as err:
-            named = [item for line, item in commands.items() if line == err.line] if items else []
-            failed = (named or batch)[0]
+            failed = commands.get(err.line, batch[0])
             raise BatchError(failed, err, (), exists=err.errno == errno.EEXIST, errno=err.errno or 0) from err
         except OSError as err:
             raise BatchError(batch[0], err, (), errno=err.errno or 0) from err
@@ -209,24 +208,23 @@ class NftApplier:
             self._forwarding.turn_on(family)
 
     def _write(self) -> None:
+        before = self._listing(terse=True) or []
+        names = [item["set"]["name"] for item in before if "set" in item]
         try:
             self._nft.run(script(self._table))
-        except NftError as err:
-            if err.errno != errno.EEXIST:
+        except NftError:
+            if not before or VERSION in names:
                 raise
-            self._replace()
-        listing = self._listing(terse=True) or []
-        old = [item["set"]["name"] for item in listing if item.get("set", {}).get("name", "").startswith(("v_", "h_"))]
-        commands = [f"delete set {self._where} {name}" for name in old]
-        commands += [f"add set {self._where} {name} {{ type mark; }}" for name in (VERSION, fingerprint(listing))]
+            # Another version's sets are in the way. The operator's rules are carried over; elements are found missing.
+            self._nft.run(f"delete table {self._where}\n{script(self._table)}")
+            if rules := _operators_rules(before):
+                self._nft.restore(rules)
+            names = []
+        markers = [name for name in names if name.startswith(("v_", "h_"))]
+        commands = [f"delete set {self._where} {name}" for name in markers]
+        new = (VERSION, fingerprint(self._listing(terse=True) or []))
+        commands += [f"add set {self._where} {name} {{ type mark; }}" for name in new]
         self._run(commands)
-
-    def _replace(self) -> None:
-        """Make the table anew when another version's sets are in the way; the operator's chain is carried over."""
-        rules = _operators_rules(self._listing(terse=True) or [])
-        self._nft.run(f"delete table {self._where}\n{script(self._table)}")
-        if rules:
-            self._nft.restore(rules)
 
     def _follow_up(self, items: Sequence[Resource], flows: Sequence[Resource]) -> None:
         """Do what belongs to a published port besides its element; raises BatchError with everything as created."""

@@ -45,8 +45,9 @@ class Host:
             raise AssertionError(f"{' '.join(words)}: {done.stderr or done.stdout}")
         return done.stdout
 
-    def ping(self, target: str, sandbox: Sandbox | None = None, wait: float = 1) -> bool:
-        return "1 received" in self.run("ping", "-c1", f"-W{wait}", target, sandbox=sandbox, check=False)
+    def ping(self, target: str, sandbox: Sandbox | None = None) -> bool:
+        """Tell whether an answer comes; patiently, since a new link's carrier takes a moment."""
+        return " 0 received" not in self.run("ping", "-c1", "-w3", target, sandbox=sandbox, check=False)
 
     def close(self) -> None:
         for path in netns.present(self.path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -9,8 +10,8 @@ from unittest import mock
 from engine.reconcile.libnft import Nft, NftError
 from engine.reconcile.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket, attr
 
-REFUSED = Message(20, 0, b"")
-"""An address message without an address: EINVAL."""
+REFUSED = Message(20, 0, b"\2" + bytes(7))
+"""An IPv4 address message without an address: EINVAL. (An empty message is ignored, and acknowledged.)"""
 TAKEN = Message(16, NLM_F_CREATE | NLM_F_EXCL, bytes(16) + attr(3, "lo"))
 """A link of a name that is taken: EEXIST."""
 
@@ -38,6 +39,8 @@ def at_step(number: int, fail: Callable[[], Message | None]) -> Iterator[list[in
             raise NftError("Error: Could not process rule: File exists" if exists else "Error: refused")
         run(self, commands)
 
+    with NetlinkSocket() as sock:
+        assert [ack.errno for ack in sock.send([REFUSED, TAKEN])] == [errno.EINVAL, errno.EEXIST]
     with mock.patch.object(NetlinkSocket, "send", sent), mock.patch.object(Nft, "run", ran):
         yield count
 
