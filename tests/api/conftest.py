@@ -76,11 +76,16 @@ class Server:
             raise self._failure[0]
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(SECONDS)
-        assert not self._thread.is_alive()
+        self.stop()
         self.containers.close()
         self.events.close()
+
+    def stop(self) -> None:
+        """End the server; once more is no error."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(SECONDS)
+        assert not self._thread.is_alive()
 
     def cli(self, *args: str, input: bytes | None = None, check: bool = False) -> subprocess.CompletedProcess[bytes]:
         """Run docker's CLI."""

@@ -51,7 +51,7 @@ class Monitor:
             self._listen(ours)
         return theirs
 
-    def run(self) -> None:
+    def run(self, on_start: Callable[[], object] = lambda: None) -> None:
         """Start the process. Raises OSError as exec does."""
         if self.tty:
             self._master, slave = pty.openpty()
@@ -76,6 +76,7 @@ class Monitor:
             if not self.stdin:
                 self._process.stdin.close()
             outputs = [(1, self._process.stdout.fileno()), (2, self._process.stderr.fileno())]
+        on_start()
         readers = [threading.Thread(target=self._read, args=o, daemon=True) for o in outputs]
         for thread in readers:
             thread.start()
@@ -253,16 +254,16 @@ class FakeContainers:
         for future in pending:
             if future.set_running_or_notify_cancel():
                 future.set_result(monitor.attach())
+        c.monitor, c.status = monitor, "running"
         try:
-            monitor.run()
+            monitor.run(lambda: self._emit("start", c))
         except OSError as err:
+            c.status = "created"
             for client in monitor._clients:
                 client.close()
             if c.config.get("HostConfig", {}).get("AutoRemove"):
                 self._gone(c)
             raise InvalidParameter(f"cannot run {c.argv[0]!r}", why="executable file not found in $PATH") from err
-        c.monitor, c.status = monitor, "running"
-        self._emit("start", c)
         return True
 
     def _ended(self, c: FakeContainer, code: int) -> None:
@@ -276,12 +277,14 @@ class FakeContainers:
             self._gone(c)
 
     def _gone(self, c: FakeContainer) -> None:
-        self.containers.pop(c.id, None)
+        if self.containers.pop(c.id, None) is None:
+            return
         self._emit("destroy", c)
         for future in c.pending:
             if future.set_running_or_notify_cancel():
                 future.set_exception(Conflict("the container was removed"))
-        for waiting in c.removals:
+        removals, c.removals = c.removals, []
+        for waiting in removals:
             if waiting.set_running_or_notify_cancel():
                 waiting.set_result(ExitResult(c.code))
 
@@ -348,7 +351,8 @@ class FakeContainers:
     def inspect(self, ref: str, *, size: bool = False) -> JsonObject:
         c = self.find(ref)
         return {
-            "Id": c.id, "Name": f"/{c.name}", "Config": c.config, "HostConfig": c.config.get("HostConfig", {}),
+            "Id": c.id, "Name": f"/{c.name}", "Config": c.config,
+            "HostConfig": {"LogConfig": {"Type": "json-file"}, **c.config.get("HostConfig", {})},
             "State": {"Status": c.status, "Running": c.status == "running", "Paused": False, "ExitCode": c.code},
             "Image": "sha256:" + "0" * 64, "Created": "2026-01-01T00:00:00Z", "Path": "", "Args": [],
             "NetworkSettings": {"Networks": {}}, "Mounts": [],

@@ -144,7 +144,7 @@ def test_wait_and_stop_and_restart(server: Server) -> None:
 
 def test_an_interrupted_run_passes_the_signal_on(server: Server) -> None:
     client = server.spawn(
-        "run", "--rm", "--name", "c", "busybox", "sh", "-c", "trap 'exit 5' TERM; echo ready; sleep 99"
+        "run", "--rm", "--name", "c", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 99 & echo ready; wait"
     )
     assert client.stdout is not None
     assert client.stdout.readline() == b"ready\n"

@@ -13,9 +13,9 @@ from engine.api.containers import terminal_size
 from engine.api.detach import parse_keys
 from engine.api.hijack import RawConnection, Taken
 from engine.api.requests import acquire, call, json_body, reply, services
-from engine.api.services import JsonObject
+from engine.api.services import ContainerManager, JsonObject
 from engine.api.streams import STDOUT, Pump, discard, frame
-from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound
+from engine.spec.errors import Conflict, EngineError, InvalidParameter
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ async def create(request: web.Request) -> web.Response:
 async def start(request: web.Request) -> web.StreamResponse:
     """Run an exec; unless detached, the connection is taken over and connected to its streams.
 
-    What the runtime says of a command that it cannot run is sent on the stream, as docker's daemon does: the CLI shows
-    it
-    and takes the exit code from the exec's inspection.
+    As docker's daemon does, the answer is sent before the command runs (docker-py loses output that comes together
+    with it), and what the runtime says of a command that it cannot run is sent on the stream: the CLI shows it, and
+    takes the exit code from the exec's inspection.
     """
     options = await json_body(request, optional=True)
     id = request.match_info["id"]
@@ -44,34 +44,37 @@ async def start(request: web.Request) -> web.StreamResponse:
     if options.get("Detach"):
         await call(request, manager.exec_start, id, detach=True, console_size=size)
         return web.Response()
-    found = await call(request, manager.exec_inspect, id)
-    process = found.get("ProcessConfig") or {}
-    tty = bool(process.get("tty"))
+    found = await call(request, _startable, manager, id)
+    tty = bool((found.get("ProcessConfig") or {}).get("tty"))
+    keys = parse_keys(found.get("DetachKeys") or "")
+    connection = RawConnection(request)
+    connection.accept(request, content_type(request, tty))
     try:
         monitor = await acquire(request, _close, manager.exec_start, id, detach=False, console_size=size)
-    except (NotFound, Conflict):
-        raise
     except EngineError as err:
-        failed = RawConnection(request)
-        failed.accept(request, content_type(request, tty))
         text = f"{err}\r\n".encode()
-        await failed.write(text if tty else frame(STDOUT, text))
+        await connection.write(text if tty else frame(STDOUT, text))
         return Taken()
+    assert monitor is not None  # an attached start gives one
     opening: Future[socket.socket] = Future()
-    opening.set_result(_there(monitor))
+    opening.set_result(monitor)
     try:
-        connection = RawConnection(request)
-        connection.accept(request, content_type(request, tty))
-        keys = parse_keys(found.get("DetachKeys") or "")
         await Pump(connection, tty=tty, stdin=bool(found.get("OpenStdin")), detach_keys=keys).run(opening)
     finally:
         discard(opening)
     return Taken()
 
 
-def _there(monitor: socket.socket | None) -> socket.socket:
-    assert monitor is not None  # an attached start gives one
-    return monitor
+def _startable(manager: ContainerManager, id: str) -> JsonObject:
+    """Inspect an exec. Raises Conflict, while there is still a status to say it with, if it cannot be started."""
+    found = manager.exec_inspect(id)
+    if found.get("Running") or found.get("ExitCode") is not None:
+        raise Conflict(f"Error: Exec command {id} is already running" if found["Running"] else f"exec {id} has ended")
+    container = found["ContainerID"]
+    state = manager.inspect(container)["State"]
+    if state.get("Paused") or not state.get("Running"):
+        raise Conflict(f"Container {container} is {'paused' if state.get('Paused') else 'not running'}")
+    return found
 
 
 def _close(monitor: socket.socket | None) -> None:

@@ -2,7 +2,8 @@
 
 docker's protocol: the client asks with `Connection: Upgrade` and gets `101 UPGRADED`, an old one gets `200 OK`; from
 then
-on the bytes are its own. The client's half-close is the end of stdin, not of the connection.
+on the bytes are its own. The client's half-close is the end of stdin, not of the connection. What a client sends before
+it has the answer is lost in aiohttp's parser (3.14; RFC 9110, 7.8 forbids it, and docker's clients wait).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from typing import Protocol, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -22,12 +22,6 @@ _BUFFER = 1 << 18
 """Bytes from the client that wait for the container before we stop reading from the client."""
 _HANGUP_SECONDS = 1.0
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
-
-
-class _HttpProtocol(Protocol):
-    _message_tail: bytes
-
-    def connection_lost(self, exc: BaseException | None) -> None: ...
 
 
 class Taken(web.StreamResponse):
@@ -53,10 +47,9 @@ class RawConnection(asyncio.Protocol):
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        self._http = cast(_HttpProtocol, request.protocol)
+        self._http = request.protocol
         self._transport = transport
-        self._received = bytearray(self._http._message_tail)  # what came behind the request
-        self._http._message_tail = b""
+        self._received = bytearray()
         self._eof = False
         self._lost = False
         self._arrival = asyncio.Event()

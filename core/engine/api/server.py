@@ -28,7 +28,7 @@ from engine.spec.errors import Conflict, InvalidParameter, Unavailable
 
 log = logging.getLogger(__name__)
 
-THREADS = 256
+THREADS = 128
 """Worker threads at most; each is made when first needed. A `docker stop` holds one for its grace period."""
 FIRST_REQUEST_SECONDS = 30.0
 """In which a new connection must have sent a whole request head."""

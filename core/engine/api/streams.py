@@ -116,11 +116,16 @@ class Pump:
 
     async def _output(self, monitor: socket.socket) -> bool:
         loop = asyncio.get_running_loop()
+        reset = False
         while True:
             try:
                 message = await loop.sock_recv(monitor, _MESSAGE)
-            except ConnectionResetError:  # the monitor ended with stdin of ours unread
-                return False
+            except ConnectionResetError:
+                # The monitor ended with input of ours unread. The kernel says so once, before what is still to be read.
+                if reset:
+                    return False
+                reset = True
+                continue
             if not message:
                 return False
             stream, data = message[0] - 1, message[1:]

@@ -64,6 +64,8 @@ class VersionPrefix(web.AbstractResource):
         if prefix is None:
             return None, set()
         bare = URL.build(path=request.rel_url.raw_path[prefix.end() :], encoded=True)
+        if _PREFIX.match(bare.path) is not None:
+            return None, set()
         match = await self._router.resolve(request.clone(rel_url=bare))
         error = match.http_exception
         if error is None:
