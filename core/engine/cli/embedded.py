@@ -77,12 +77,17 @@ def _alone(path: Path, seconds: float) -> Iterator[None]:
         yield
 
 
-def _spawn(endpoint: Endpoint, data_root: Path, exec_root: Path, log: Path) -> int:
-    """Start the daemon in a session of its own, orphaned; return a pidfd of it."""
+def daemon_command(endpoint: Endpoint, data_root: Path, exec_root: Path) -> list[str]:
+    """Return the command line of the daemon: not `engine daemon`, whose imports would cost 150 ms more."""
     options = DaemonOptions(
         hosts=(endpoint.host,), data_root=data_root, exec_root=exec_root, idle_exit=float(IDLE_SECONDS)
     )
-    command = [sys.executable, "-I", "-m", "engine.daemon", options.to_json()]
+    return [sys.executable, "-I", "-m", "engine.daemon", options.to_json()]
+
+
+def _spawn(endpoint: Endpoint, data_root: Path, exec_root: Path, log: Path) -> int:
+    """Start the daemon in a session of its own, orphaned; return a pidfd of it."""
+    command = daemon_command(endpoint, data_root, exec_root)
     reading, writing = os.pipe()
     first = os.fork()
     if first == 0:

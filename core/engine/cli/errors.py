@@ -35,6 +35,7 @@ class BadValue(Failure):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` if a known word is close, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """Return ` (did you mean 'x'?)` if a known word is close, whatever its case, else an empty string."""
+    words = {text.lower(): text for text in known}
+    close = difflib.get_close_matches(word.lower(), list(words), n=1)
+    return f" (did you mean {words[close[0]]!r}?)" if close else ""
