@@ -21,6 +21,7 @@ from engine.runtime.conmon import Conmon, resize
 from engine.runtime.execs import ExecProcess, start_exec
 from engine.runtime.model import ExecSpec
 from engine.runtime.oci_spec import exec_process
+from engine.runtime.processes import is_alive
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound
 
 
@@ -129,7 +130,7 @@ class Execs:
     def _ended(self, exec: Exec) -> None:
         with exec.lock:
             process = exec.process
-            if process is None:
+            if process is None or exec.exit_code is not None:
                 return
             try:
                 exec.exit_code = process.wait(5.0)
@@ -171,8 +172,13 @@ class Execs:
                 del self._execs[id]
 
     def inspect(self, id: str) -> dict[str, Any]:
-        """Return GET /exec/ID/json."""
+        """Return GET /exec/ID/json.
+
+        A client asks for the exit code as soon as the streams have ended, which is a moment before the code is there.
+        """
         exec = self.get(id)
+        if exec.running and not is_alive(exec.pid):
+            self._ended(exec)
         config = exec.config
         return {
             "ID": exec.id,

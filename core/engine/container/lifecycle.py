@@ -74,6 +74,8 @@ class Lifecycle:
                 self._launch(container, by_hand=by_hand)
             except EngineError as err:
                 self._failed(container, err)
+                if container.host_config.auto_remove:
+                    self._remove(container)
                 raise
             self._events.emit("container", "start", container.id, container.attributes())
             self._watch(container)
