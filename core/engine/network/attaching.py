@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from engine.network.addresses import Addresses, Chosen, check_mac, derived_mac, mac_of_address
+from engine.network.creation import Creation
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
 from engine.network.planner import Planner
 from engine.network.ports import Ports, port_maps
@@ -38,10 +39,17 @@ class Attaching:
     """The life of endpoints. Safe to use from any thread; work on one network is done one after the other."""
 
     def __init__(
-        self, state: State, store: NetworkStore, planner: Planner, addresses: Addresses, reconciler: Reconciler
+        self,
+        state: State,
+        store: NetworkStore,
+        creation: Creation,
+        planner: Planner,
+        addresses: Addresses,
+        reconciler: Reconciler,
     ) -> None:
         self._state = state
         self._store = store
+        self._creation = creation
         self._planner = planner
         self._addresses = addresses
         self._reconciler = reconciler
@@ -62,8 +70,10 @@ class Attaching:
             record = self._store.get(network_id)
             caps = self._planner.caps(record.driver)
             self._check(record, caps, container, ports)
-            network = self._planner.network(record)
             first = not self._store.endpoints_of(record.id)
+            if first:
+                record = self._refresh(record, caps)
+            network = self._planner.network(record)
             attachment, chosen = self._endpoint(record, caps, container, sandbox, settings, route)
             targets = _targets(attachment)
             published = self.ports.publish(ports, targets, attachment.id, container.name, record.host_binding)
@@ -78,6 +88,14 @@ class Attaching:
                 self.ports.release(published, attachment.id)
                 raise
             return attachment
+
+    def _refresh(self, record: NetworkRecord, caps: NetworkCaps) -> NetworkRecord:
+        """Give a network that nobody uses other pools if its own are taken on the host by now."""
+        with self._creation.lock:
+            fresh = self._creation.refreshed(record, caps)
+            if fresh is not record:
+                self._store.put_network(fresh)
+        return fresh
 
     def _check(
         self, record: NetworkRecord, caps: NetworkCaps, container: ContainerRef, ports: Sequence[PortRequest]

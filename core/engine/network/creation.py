@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -23,6 +26,7 @@ from engine.spec.network import NetworkCaps
 from engine.spec.options import own_link_fields, parse_options
 from engine.spec.values import IfName, family_of
 
+log = logging.getLogger(__name__)
 DEFAULT_IPAM = "range"
 COMMON = {"com.docker.network.driver.mtu": "mtu"}
 """Docker's names of options that every driver has."""
@@ -59,6 +63,8 @@ class Creation:
     """Turns requests into records. Reads the host, and changes nothing."""
 
     def __init__(self, plugins: Plugins, planner: Planner, networks: Callable[[], list[NetworkRecord]]) -> None:
+        self.lock = threading.RLock()
+        """Held from the choice of a name and of pools until they are written."""
         self._plugins = plugins
         self._planner = planner
         self._networks = networks
@@ -73,7 +79,7 @@ class Creation:
         caps = self._planner.caps(request.driver)
         self._check_caps(request, caps)
         model = self._planner.driver(request.driver).options_model
-        prefix, binding, given = _common_options(request, caps)
+        prefix, binding, given = _common_options(request.driver, request.options, caps)
         options = parse_options(model, given, driver=request.driver)
         id = secrets.token_hex(32)
         own = next((name for f in own_link_fields(model) if (name := str(getattr(options, f)))), "")
@@ -96,14 +102,24 @@ class Creation:
             host_binding=binding,
             package=self._package(request.driver),
         )
-        pools = self._pools(request, record, caps) if caps.addresses else ()
+        pools = self._pools(request.ipam, request.ipv6, record, caps) if caps.addresses else ()
         record = record.model_copy(
-            update={"pools": pools, "ipv6": any(family_of(p.subnet) == 6 for p in pools)},
+            update={
+                "pools": pools,
+                "ipv6": any(family_of(p.subnet) == 6 for p in pools),
+                "chosen_pools": bool(pools) and not any(request.ipam),
+            },
         )
         settled = self._planner.settle(request.driver, options, record)
         record = record.model_copy(update={"options": settled.model_dump(mode="json")})
         self._planner.network_plan(self._planner.network(record))  # what the driver would refuse later, it refuses now
         return record
+
+    def default_key(self, driver: str, options: Mapping[str, str]) -> str:
+        """Return what tells the default network of a driver and options from others; spellings do not matter."""
+        prefix, binding, given = _common_options(driver, options, self._planner.caps(driver))
+        parsed = parse_options(self._planner.driver(driver).options_model, given, driver=driver)
+        return json.dumps([driver, prefix, binding, parsed.model_dump(mode="json")], sort_keys=True)
 
     def _check_name(self, name: str) -> None:
         if not _NAME.fullmatch(name) or name in _RESERVED:
@@ -145,19 +161,35 @@ class Creation:
 
     # Pools
 
-    def _pools(self, request: NetworkRequest, record: NetworkRecord, caps: NetworkCaps) -> tuple[Pool, ...]:
+    def refreshed(self, record: NetworkRecord, caps: NetworkCaps) -> NetworkRecord:
+        """Return a network that nobody uses yet with other pools, if the host has routes to its pools by now.
+
+        Another engine on this host, or a VPN, may have taken them since the network was created.
+        """
+        routed = hostnet.routed_prefixes()
+        if not record.chosen_pools or not any(_overlap(p.subnet, r) for p in record.pools for r in routed):
+            return record
+        log.info("the host has routes to the pools of network %s: it gets others", record.name)
+        pools = self._pools((), record.ipv6, record, caps)
+        return record.model_copy(update={"pools": pools})
+
+    def _pools(
+        self, ipam: Sequence[Mapping[str, Any]], ipv6: bool, record: NetworkRecord, caps: NetworkCaps
+    ) -> tuple[Pool, ...]:
         options = ipam_options(self._plugins, record.ipam_driver, dict(record.ipam_options))
-        asked = [_pool_request(config, record.id, caps.host_gateway) for config in request.ipam if config]
+        asked = [_pool_request(config, record.id, caps.host_gateway) for config in ipam if config]
         families = {a.family for a in asked}
         if 4 not in families:
             asked.insert(0, PoolRequest(key=record.id, wants_gateway=caps.host_gateway))
-        if request.ipv6 and 6 not in families:
+        if ipv6 and 6 not in families:
             asked.append(PoolRequest(key=record.id, family=6, wants_gateway=caps.host_gateway))
         pools: list[Pool] = []
         routed = hostnet.routed_prefixes() if any(a.subnet is None for a in asked) else ()
         for pool_request in asked:
             self._check_overlap(pool_request.subnet, record.name, pools)
-            others = [p.subnet for n in self._networks() for p in n.pools] + [p.subnet for p in pools]
+            others = [p.subnet for n in self._networks() if n.id != record.id for p in n.pools] + [
+                p.subnet for p in pools
+            ]
             avoid = (*others, *(routed if pool_request.subnet is None else ()))
             answer = self._plugins.call(
                 IPAM, record.ipam_driver, "choose_pool", request=pool_request, options=options, avoid=avoid
@@ -169,7 +201,7 @@ class Creation:
         """Refuse a subnet that another network has. The host's own routes may be overlapped on purpose (macvlan)."""
         if subnet is None:
             return
-        taken = [(n.name, p.subnet) for n in self._networks() for p in n.pools]
+        taken = [(n.name, p.subnet) for n in self._networks() if n.name != name for p in n.pools]
         for other, prefix in (*taken, *((name, p.subnet) for p in pools)):
             if _overlap(subnet, prefix):
                 raise Conflict(
@@ -192,15 +224,15 @@ class Creation:
         return Pool.model_validate(pool.model_dump())
 
 
-def _common_options(request: NetworkRequest, caps: NetworkCaps) -> tuple[str, str, dict[str, str]]:
+def _common_options(driver: str, options: Mapping[str, str], caps: NetworkCaps) -> tuple[str, str, dict[str, str]]:
     """Return the prefix of link names, the host address of ports, and what is left for the driver."""
-    given = {COMMON.get(k, k): v for k, v in request.options.items() if k not in _IGNORED}
+    given = {COMMON.get(k, k): v for k, v in options.items() if k not in _IGNORED}
     prefix = given.pop(_PREFIX, "eth")
     if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_-]{0,11}", prefix):
-        raise InvalidParameter(f"{prefix!r} is no prefix for names of links", driver=request.driver)
+        raise InvalidParameter(f"{prefix!r} is no prefix for names of links", driver=driver)
     binding = given.pop(_BINDING, "") if caps.ports else ""
     if binding and family_of(binding) != 4:
-        raise InvalidParameter(f"{binding!r} is no IPv4 address", driver=request.driver)
+        raise InvalidParameter(f"{binding!r} is no IPv4 address", driver=driver)
     return prefix, "" if binding == "0.0.0.0" else binding, given
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,6 @@ from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import ApplyFailed, EngineError, Forbidden, NotFound
 from engine.spec.network import NetworkCaps
-from engine.spec.options import parse_options
 from engine.spec.resource import Plan
 from engine.spec.values import family_of
 from engine.state import State
@@ -70,8 +67,7 @@ class NetworkManager:
         self._planner = Planner(plugins, self._own_links)
         self._creation = Creation(plugins, self._planner, self._store.networks)
         self._addresses = Addresses(state, plugins)
-        self._attaching = Attaching(state, self._store, self._planner, self._addresses, reconciler)
-        self._create_lock = threading.RLock()
+        self._attaching = Attaching(state, self._store, self._creation, self._planner, self._addresses, reconciler)
 
     def _own_links(self) -> frozenset[str]:
         return frozenset([n.ifname for n in self._store.networks()] + [e.host_ifname for e in self._store.endpoints()])
@@ -112,7 +108,7 @@ class NetworkManager:
         return self._create(request)
 
     def _create(self, request: NetworkRequest) -> NetworkRecord:
-        with self._create_lock:
+        with self._creation.lock:
             record = self._creation.record(request)
             self._store.put_network(record)
         self._tell(record, "create")
@@ -126,10 +122,8 @@ class NetworkManager:
         return self._default(driver, dict(options or {}))
 
     def _default(self, driver: str, options: dict[str, str], *, predefined: bool = False) -> NetworkRecord:
-        model = self._planner.driver(driver).options_model
-        parsed = parse_options(model, options, driver=driver).model_dump(mode="json")
-        key = json.dumps([driver, parsed], sort_keys=True)
-        with self._create_lock:
+        key = self._creation.default_key(driver, options)
+        with self._creation.lock:
             for network in self._store.networks():
                 if network.default_for == key:
                     return network

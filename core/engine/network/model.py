@@ -87,6 +87,8 @@ class NetworkRecord(Record):
     ipam_driver: str
     ipam_options: Mapping[str, str] = Field(default_factory=dict)
     pools: tuple[Pool, ...] = ()
+    chosen_pools: bool = False
+    """The engine chose all pools: they may change as long as nobody uses the network."""
     labels: Mapping[str, str] = Field(default_factory=dict)
     internal: bool = False
     ipv6: bool = False

@@ -94,11 +94,11 @@ def _bounds(network: Network, endpoint: Endpoint | None) -> Bounds:
 
 def _check(resource: Resource, bounds: Bounds) -> None:
     kind = kind_of(resource.kind)
-    if kind is None or type(resource) is not kind:
-        raise Refused(f"{type(resource).__name__} is no kind of resource that the engine knows")
+    if kind is None or type(resource) is not kind or kind.__module__ != links.__name__:
+        raise Refused(f"{type(resource).__name__} is no kind of resource that a network is made of")
     checks = list(_checks_of(kind))
     if not checks:
-        raise Refused("no kind of resource that a network is made of")
+        raise Refused("only the engine makes these")
     if resource.namespace == "sandbox" and not bounds.sandbox:
         raise Refused("a network's own plan has no sandbox")
     for check in checks:
@@ -178,4 +178,4 @@ _CHECKS: tuple[tuple[type[Resource], Callable[[Resource, Bounds], None]], ...] =
     (links.Sysctl, _sysctl),
     (links.Masquerade, _masquerade),
 )
-"""What is checked for each kind; a kind that is not here (a published port, a mount) is no driver's to return."""
+"""What is checked for each kind; a kind that is not here (a published port) is no driver's to return."""

@@ -57,6 +57,8 @@ class RangeDriver(IpamDriver[Options]):
         low, high = _usable(subnet)
         if request.address:
             return _check_fixed(request.address, subnet, reserved, taken)
+        if pool.gateway is None and not pool.ip_range and high - low > 1:
+            low += 1  # the first address is often that of a router which nobody told us of
         if pool.ip_range:
             part = ip_network(pool.ip_range)
             low, high = max(low, int(part.network_address)), min(high, int(part.broadcast_address))

@@ -61,9 +61,7 @@ class BridgeDriver(NetworkDriver[BridgeOptions]):
             if subnet.gateway_address:
                 parts.append(Address(ns="host", link=bridge, address=subnet.gateway_address))
             if not network.internal:
-                parts.append(Sysctl(ns="host", name=_FORWARDING[":" in subnet.prefix], value="1"))
-                if options.masquerade:
-                    parts.append(Masquerade(subnet=subnet.prefix))
+                parts.append(Masquerade(subnet=subnet.prefix) if options.masquerade else _forwarding(subnet.prefix))
         return Plan.of(parts)
 
     def endpoint_plan(self, network: Network[BridgeOptions], endpoint: Endpoint) -> Plan:
@@ -84,4 +82,7 @@ class BridgeDriver(NetworkDriver[BridgeOptions]):
         )
 
 
-_FORWARDING = {False: "net.ipv4.ip_forward", True: "net.ipv6.conf.all.forwarding"}
+def _forwarding(prefix: str) -> Sysctl:
+    """Routing without NAT: what turns on forwarding otherwise, masquerading, is not there."""
+    name = "net.ipv6.conf.all.forwarding" if ":" in prefix else "net.ipv4.ip_forward"
+    return Sysctl(ns="host", name=name, value="1")

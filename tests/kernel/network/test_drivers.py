@@ -187,3 +187,16 @@ def test_a_restart_finds_its_address_on_the_wire_free(host, parent):
     net = host.networks.default_network("macvlan", {"parent": parent})
     host.end(host.container("a", net.name, mac="02:00:00:00:00:0a"))
     host.container("a", net.name, mac="02:00:00:00:00:0a")
+
+
+def test_a_pool_that_was_taken_on_the_host_meanwhile_is_replaced_before_the_first_use(host, run):
+    host.networks.restore([])
+    fixed = host.networks.create("fixed", ipam=[{"Subnet": "10.7.0.0/24"}])
+    assert host.networks.get("bridge").pools[0].subnet == "172.17.0.0/16"
+    run("ip", "route", "add", "172.17.4.0/24", "via", OUTSIDE)
+    run("ip", "route", "add", "172.18.0.0/16", "via", OUTSIDE)
+    a = host.container("a", "bridge")
+    assert a.addresses == ("172.19.0.2/16",)
+    run("ip", "route", "add", "172.19.4.0/24", "via", OUTSIDE)
+    assert host.container("b", "bridge").addresses == ("172.19.0.3/16",)
+    assert host.networks.get("fixed").pools == fixed.pools

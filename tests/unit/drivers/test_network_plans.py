@@ -36,10 +36,8 @@ def test_bridge():
         Bridge(name="br-1", mac="02:42:00:00:00:01", mtu=1500),
         Segment(link="br-1"),
         Address(ns="host", link="br-1", address="10.0.0.1/24"),
-        Sysctl(ns="host", name="net.ipv4.ip_forward", value="1"),
         Masquerade(subnet="10.0.0.0/24"),
         Address(ns="host", link="br-1", address="fd00::1/64"),
-        Sysctl(ns="host", name="net.ipv6.conf.all.forwarding", value="1"),
         Masquerade(subnet="fd00::/64"),
     )
     assert BridgeDriver().endpoint_plan(net, ENDPOINT) == Plan.of(
@@ -63,6 +61,7 @@ def test_bridge_options():
     )
     plan = BridgeDriver().network_plan(network(options))
     assert not list(plan.by_kind(Masquerade))
+    assert [s.name for s in plan.by_kind(Sysctl)] == ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
     assert next(iter(plan.by_kind(Segment))).inter_container is False
     assert next(iter(plan.by_kind(Bridge))).mtu == 1400
     ports = BridgeDriver().endpoint_plan(network(options), ENDPOINT)

@@ -101,12 +101,12 @@ def test_fixed_addresses_that_cannot_be(wanted, kind):
 def test_links_between_two_hosts_use_both_addresses():
     assert address(Pool(subnet="10.0.0.0/31")) == "10.0.0.0"
     assert address(Pool(subnet="fd00::/127", gateway="fd00::")) == "fd00::1"
-    assert address(Pool(subnet="fd00::/64")) == "fd00::1"
+    assert address(Pool(subnet="fd00::/127")) == "fd00::"
 
 
 def test_a_large_pool_costs_no_more_than_a_small_one():
     began = time.monotonic()
-    large = Pool(subnet="10.0.0.0/8")
+    large = Pool(subnet="10.0.0.0/8", gateway="10.255.0.1")
     last, taken = None, Taken()
     for _ in range(500):
         taken.last = last
@@ -114,3 +114,9 @@ def test_a_large_pool_costs_no_more_than_a_small_one():
         taken.add(last)
     assert last == "10.0.1.244"
     assert time.monotonic() - began < 2
+
+
+def test_the_first_address_is_left_to_a_router_outside_where_no_gateway_is_known():
+    assert address(Pool(subnet="10.0.0.0/24")) == "10.0.0.2"
+    assert address(Pool(subnet="10.0.0.0/24"), address="10.0.0.1") == "10.0.0.1"
+    assert address(Pool(subnet="10.0.0.0/24", ip_range="10.0.0.0/30")) == "10.0.0.1"
