@@ -7,7 +7,9 @@ ever returns. Handing a call to an idle worker and back costs about 20 microseco
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +17,11 @@ T = TypeVar("T")
 
 
 class Hung(Exception):
-    """A call did not end in its time."""
+    """A call did not end in its time. `stack` is where it was then: (file, line), the innermost first."""
+
+    def __init__(self, seconds: float, stack: list[tuple[str, int]]) -> None:
+        super().__init__(f"no answer within {seconds:g} s")
+        self.stack = stack
 
 
 class _Worker:
@@ -29,7 +35,8 @@ class _Worker:
         self.wake, self.done = threading.Lock(), threading.Lock()
         self.wake.acquire()
         self.done.acquire()
-        threading.Thread(target=self._serve, name="driver call", daemon=True).start()
+        self.thread = threading.Thread(target=self._serve, name="driver call", daemon=True)
+        self.thread.start()
 
     def _serve(self) -> None:
         while True:
@@ -69,10 +76,15 @@ class Workers:
                 worker.abandoned = True
                 worker.wake.release()  # it ends as soon as its call does
         if not ended:
-            raise Hung(f"no answer within {seconds:g} s")
+            raise Hung(seconds, _stack(worker.thread))
         result, error = worker.result, worker.error
         worker.call = worker.result = worker.error = None
         self._idle.append(worker)
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
+
+
+def _stack(thread: threading.Thread) -> list[tuple[str, int]]:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [] if frame is None else [(f.f_code.co_filename, line) for f, line in traceback.walk_stack(frame)]

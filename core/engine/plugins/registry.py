@@ -13,9 +13,11 @@ import inspect
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -220,11 +222,12 @@ class Plugins:
         try:
             result = self._workers.run(partial(caller, **arguments), self._deadline)
         except Hung as err:
-            entry.broken(f"it hung in {operation}")
+            guilty = self._guilty(entry, [file for file, _ in err.stack])
+            self._retire(guilty, operation, err)
             raise DeadlineExceeded(
-                f"{operation} of {entry.origin} did not end",
+                f"{operation} of {kind_word(guilty.group)} {guilty.name!r} ({guilty.origin}) did not end",
                 why=str(err),
-                hint="The driver is not used again until the engine is restarted",
+                hint="It is not used again until the engine is restarted",
                 driver=name,
             ) from None
         except EngineError as err:
@@ -256,21 +259,27 @@ class Plugins:
             self._callers[group, name, operation] = ready
         return ready
 
+    def _retire(self, entry: Entry, operation: str, hung: Hung) -> DriverFault:
+        """Never call one again that hung: each call would cost its deadline, and leave a thread behind."""
+        with self._lock:
+            if entry.group == PLUGINS_GROUP and entry.status == "ok":
+                self._manager.unregister(entry.instance)
+            return entry.broken(f"it hung in {operation}{_where(entry, hung.stack)}")
+
     def _fault(self, entry: Entry, operation: str, err: Exception) -> DriverFault:
-        """Say who failed: the driver, or a plugin whose wrapper is in the traceback while the driver is not."""
-        files = set()
-        trace = err.__traceback__
-        while trace is not None:
-            files.add(trace.tb_frame.f_code.co_filename)
-            trace = trace.tb_next
-        guilty = entry
-        if _file(entry.instance) not in files:
-            guilty = next((p for p in self._plugins() if _file(p.instance) in files), entry)
+        trace = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(err.__traceback__)]
+        guilty = self._guilty(entry, trace)
         return DriverFault(
             f"{operation} of {kind_word(guilty.group)} {guilty.name!r} ({guilty.origin}) failed",
             why=f"{type(err).__name__}: {err}",
             driver=entry.name,
         )
+
+    def _guilty(self, entry: Entry, files: Collection[str]) -> Entry:
+        """Say whose code it was: the driver's, or a plugin's whose wrapper is on the stack while the driver is not."""
+        if _file(entry.instance) in files:
+            return entry
+        return next((plugin for plugin in self._plugins() if _file(plugin.instance) in files), entry)
 
     # Plugins of the group engine.plugins
 
@@ -290,8 +299,8 @@ class Plugins:
         caller = self._manager.subset_hook_caller(hook, others)
         try:
             self._workers.run(partial(caller, **arguments), self._deadline)
-        except Hung:
-            raise plugin.broken(f"it hung in {hook}") from None
+        except Hung as err:
+            raise self._retire(plugin, hook, err) from None
         except EngineError:
             raise
         except Exception as err:
@@ -320,6 +329,12 @@ class Plugins:
 
 def _identity(entry: Entry) -> tuple[str, str, str, str]:
     return entry.group, entry.name, entry.distribution, entry.point.value
+
+
+def _where(entry: Entry, stack: Collection[tuple[str, int]]) -> str:
+    """Return where in its own file an entry's code was."""
+    line = next((line for file, line in stack if file == _file(entry.instance)), 0)
+    return f", {Path(_file(entry.instance)).name} line {line}" if line else ""
 
 
 def _file(thing: object) -> str:

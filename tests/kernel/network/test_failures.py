@@ -140,7 +140,7 @@ def test_a_driver_that_hangs_is_given_up_and_other_networks_go_on(host, odd):
     host.warm()
     host.networks.create("net", odd, options={"fault": "hang"})
     before = host.snapshot()
-    with pytest.raises(DeadlineExceeded, match="endpoint_plan of odd 3 did not end"):
+    with pytest.raises(DeadlineExceeded, match=r"endpoint_plan of network driver 'odd' \(odd 3\) did not end"):
         host.container("a", "net")
     with pytest.raises(DriverFault, match="hung in endpoint_plan"):
         host.container("a", "net")

@@ -170,11 +170,13 @@ def test_a_hung_driver_is_given_up_and_the_others_go_on(site):
     plugins = Plugins(deadline=0.2)
     plan(plugins, "acme")
     began = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"endpoint_plan of acme-hung 1.2 did not end.*0\.2 s"):
+    with pytest.raises(
+        DeadlineExceeded, match=r"endpoint_plan of network driver 'hung' \(acme-hung 1.2\) did not end.*0\.2 s"
+    ):
         plan(plugins, "hung")
     assert time.monotonic() - began < 1.5
     began = time.monotonic()
-    with pytest.raises(DriverFault, match="hung in endpoint_plan"):
+    with pytest.raises(DriverFault, match=r"hung in endpoint_plan, acme_hung.py line 8"):
         plan(plugins, "hung")
     assert time.monotonic() - began < 0.15
     assert len(plan(plugins, "acme")) == 1
@@ -261,6 +263,21 @@ def test_the_plugin_is_blamed_when_its_wrapper_fails(site):
     plugins.load_plugins()
     with pytest.raises(DriverFault, match=r"plugin 'wrap' \(acme-wrap 1.2\) failed.*mine"):
         plan(plugins, "acme")
+
+
+def test_a_plugin_that_hangs_is_taken_out_and_the_driver_goes_on(site):
+    site.install("acme-dummy", f"{NET} acme Driver", DUMMY)
+    site.install(
+        "acme-wrap",
+        "engine.plugins wrap Audit",
+        AUDIT.replace("if network.name", "__import__('time').sleep(1)\n            if network.name"),
+    )
+    plugins = Plugins(deadline=0.2)
+    plugins.load_plugins()
+    with pytest.raises(DeadlineExceeded, match=r"plugin 'wrap' \(acme-wrap 1.2\) did not end"):
+        plan(plugins, "acme")
+    assert len(plan(plugins, "acme")) == 1
+    assert [row.status for row in plugins.info("engine.plugins")] == ["broken"]
 
 
 def test_a_description_of_a_driver(site):
