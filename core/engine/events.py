@@ -75,5 +75,5 @@ class EventBus:
             for listener in listeners:
                 try:
                     listener(event)
-                except Exception:  # noqa: BLE001 - a listener's bug must not silence the others
+                except Exception:
                     log.exception("a listener failed on %s %s", event.type, event.action)

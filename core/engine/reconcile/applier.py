@@ -26,7 +26,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A network namespace that a plan's resources with `ns="sandbox"` live in: a path that can be opened for setns(2)."""
+    """The network namespace of a plan's resources with `ns="sandbox"`: a path that can be opened for setns(2)."""
 
     path: Path
 
@@ -43,8 +43,8 @@ class Context:
 class Difference:
     """What is wrong with one resource on the host.
 
-    state is one of: "missing"; "differs" (correctable in place: `fields` says what, wanted and seen); "replace" (must be
-    removed and made again); "foreign" (a thing of that name is there and not ours); "waiting" (an Extern is absent);
+    state is one of: "missing"; "differs" (correctable in place: `fields` says what, wanted and seen); "replace" (must
+    be removed and made again); "foreign" (a thing of that name is there and not ours); "waiting" (an Extern is absent);
     "unwanted" (ours, and nobody wants it).
     """
 
@@ -79,7 +79,8 @@ class BatchError(Exception):
 class Applier(Protocol):
     """Makes, changes, removes and observes the resources of some families.
 
-    A batch is a run of resources of this applier in one namespace, in order. All methods run in the reconciler's thread.
+    A batch is a run of resources of this applier in one namespace, in order. All methods run in the
+    reconciler's thread.
     """
 
     families: ClassVar[frozenset[str]]
@@ -95,7 +96,7 @@ class Applier(Protocol):
         """Change fields of an existing thing that are in its kind's MUTABLE."""
 
     def remove(self, batch: Sequence[Resource], context: Context) -> list[tuple[Resource, Exception]]:
-        """Remove things; one that is gone already (or whose namespace is) is no error. Return what could not be removed."""
+        """Remove things, and return what could not be; one that is gone (or whose namespace is) is no error."""
 
     def diff(self, wanted: Mapping[Key, Resource], contexts: Mapping[Key, Context]) -> list[Difference]:
         """Compare wanted resources with the host. Only fields that a resource sets are compared."""
