@@ -131,7 +131,10 @@ class World:
         """Loop devices on images of ours (or on deleted files that were)."""
         found = []
         for loop in loops.attached():
-            backing = Path("/sys/block", Path(loop.device).name, "loop/backing_file").read_text()
+            try:
+                backing = Path("/sys/block", Path(loop.device).name, "loop/backing_file").read_text()
+            except OSError:  # somebody else's, let go just now
+                continue
             if backing.startswith(str(self.base)):
                 found.append(loop.device)
         return found
