@@ -33,6 +33,8 @@ def network(n: int = 9, **segment: bool) -> Plan:
         Bridge(name=name, mac=f"02:42:00:00:00:{n:02x}", mtu=1400),
         Address(ns="host", link=name, address=f"10.{n}.0.1/24"),
         Address(ns="host", link=name, address=f"fd0{n}::1/64"),
+        # Without, the bridge sends no neighbour solicitation before its link-local address is proven, 2 s later.
+        Sysctl(ns="host", name="net.ipv6.conf.{link}.accept_dad", link=name, value="0"),
     )
 
 
