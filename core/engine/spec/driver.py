@@ -29,7 +29,9 @@ class SpecVersion(NamedTuple):
     """
 
     major: int
+    """Another one means another contract."""
     minor: int
+    """Counts additions."""
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"

@@ -27,9 +27,11 @@ class PoolRequest(Frozen):
     family: int = Field(default=4)
     """4 or 6."""
     subnet: Prefix | None = None
+    """None: the driver chooses."""
     ip_range: Prefix | None = None
     """Part of the subnet from which addresses are chosen; fixed addresses may lie outside of it."""
     gateway: IpAddress | None = None
+    """None: the driver chooses one if `wants_gateway`."""
     wants_gateway: bool = True
     """The host is the gateway: choose an address for it where none is given."""
     aux: Mapping[str, IpAddress] = Field(default_factory=dict)
@@ -40,9 +42,13 @@ class Pool(Frozen):
     """An address pool of a network."""
 
     subnet: Prefix
+    """The prefix of the network."""
     ip_range: Prefix | None = None
+    """Part of the subnet from which addresses are chosen; None for all of it."""
     gateway: IpAddress | None = None
+    """None for a network without a gateway."""
     aux: Mapping[str, IpAddress] = Field(default_factory=dict)
+    """Addresses that somebody else on the network has: never given out."""
 
 
 class AddressRequest(Frozen):
@@ -51,6 +57,7 @@ class AddressRequest(Frozen):
     address: IpAddress | None = None
     """The address that must be given."""
     mac: Mac | None = None
+    """Hardware address of the endpoint's link."""
     key: str = ""
     """Stable name of the endpoint (network and container name): an address may be derived from it."""
 

@@ -35,9 +35,13 @@ class Link(Resource):
     MUTABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "mac", "master", "up"})
 
     name: IfName
+    """What it is called in its namespace."""
     ns: Ns = "host"
+    """Where it lives."""
     mac: Mac | None = None
+    """Hardware address."""
     mtu: int | None = Field(default=None, ge=68, le=65535)
+    """Largest packet in bytes."""
     master: IfName | None = None
     """Bridge that the link is a port of, in the link's own namespace."""
     up: bool = True
@@ -58,6 +62,7 @@ class Extern(Resource):
 
     kind: Literal["extern"] = "extern"
     name: IfName
+    """What it is called on the host."""
 
 
 class Bridge(Link):
@@ -73,10 +78,15 @@ class Veth(Link):
 
     kind: Literal["veth"] = "veth"
     peer: IfName
+    """Name of the other end."""
     peer_ns: Ns = "sandbox"
+    """Where the other end lives."""
     peer_mac: Mac | None = None
+    """Hardware address of the other end."""
     peer_mtu: int | None = Field(default=None, ge=68, le=65535)
+    """Largest packet of the other end in bytes."""
     peer_up: bool = True
+    """Whether the other end is administratively up."""
 
     def provides(self) -> tuple[Key, ...]:
         """Both ends."""
@@ -88,7 +98,9 @@ class Macvlan(Link):
 
     kind: Literal["macvlan"] = "macvlan"
     parent: IfName
+    """Host link that it is on."""
     mode: Literal["bridge", "private", "vepa", "passthru"] = "bridge"
+    """What children of one parent may send each other; `passthru` takes the parent for itself."""
 
     def requires(self) -> Iterable[Key]:
         """A child needs its parent, which is always on the host."""
@@ -104,8 +116,11 @@ class Ipvlan(Link):
 
     kind: Literal["ipvlan"] = "ipvlan"
     parent: IfName
+    """Host link that it is on."""
     mode: Literal["l2", "l3", "l3s"] = "l2"
+    """Whether the parent switches (l2) or routes (l3; l3s with the host's firewall)."""
     isolation: Literal["bridge", "private", "vepa"] = "bridge"
+    """What children of one parent may send each other."""
 
     def requires(self) -> Iterable[Key]:
         """A child needs its parent, which is always on the host."""
@@ -119,7 +134,9 @@ class Vlan(Link):
 
     kind: Literal["vlan"] = "vlan"
     parent: IfName
+    """Host link that it is on."""
     vid: int = Field(ge=1, le=4094)
+    """VLAN identifier of its frames."""
 
     def requires(self) -> Iterable[Key]:
         """A sub-interface needs its parent, which is always on the host."""
@@ -133,8 +150,11 @@ class Vxlan(Link):
 
     kind: Literal["vxlan"] = "vxlan"
     vni: int = Field(ge=1, lt=1 << 24)
+    """Identifier of the network that is tunnelled."""
     local: IpAddress | None = None
+    """Address of this end on the underlay."""
     port: int = Field(default=4789, ge=1, le=65535)
+    """UDP port of both ends."""
 
     def provides(self) -> tuple[Key, ...]:
         """The link, and the identifier: the kernel takes each only once for a UDP port."""
@@ -159,7 +179,9 @@ class _OnLink(Resource):
     ANCHORED: ClassVar[bool] = True
 
     ns: Ns = "sandbox"
+    """Where the link lives."""
     link: IfName
+    """Name of the link."""
 
     def requires(self) -> Iterable[Key]:
         """What hangs on a link needs the link."""
@@ -176,10 +198,15 @@ class BridgePort(_OnLink):
 
     kind: Literal["bridge-port"] = "bridge-port"
     ns: Ns = "host"
+    """Where the link lives."""
     hairpin: bool | None = None
+    """Frames may leave by the port that they came in."""
     isolated: bool | None = None
+    """Frames do not pass to other isolated ports."""
     learning: bool | None = None
+    """Source addresses of frames are remembered."""
     neigh_suppress: bool | None = None
+    """Requests for neighbours that are known are answered and not flooded."""
 
 
 class Address(_OnLink):
@@ -191,6 +218,7 @@ class Address(_OnLink):
 
     kind: Literal["address"] = "address"
     address: InterfaceAddress
+    """The address, with the length of its prefix."""
     nodad: bool = True
     """IPv6: usable at once, without duplicate address detection (RFC 4862); the core probes where a wire is shared."""
 
@@ -206,9 +234,13 @@ class Route(Resource):
 
     kind: Literal["route"] = "route"
     ns: Ns = "sandbox"
+    """Which namespace's routing table it is in."""
     destination: Prefix
+    """What is reached by it."""
     via: IpAddress | None = None
+    """Next hop."""
     link: IfName | None = None
+    """Link by which packets leave."""
     metric: int = Field(default=0, ge=0, lt=1 << 32)
     """Lower wins. 0 means the kernel's default (which is 1024 for IPv6)."""
     source: IpAddress | None = None
@@ -242,8 +274,11 @@ class Neighbour(_OnLink):
 
     kind: Literal["neighbour"] = "neighbour"
     ns: Ns = "host"
+    """Where the link lives."""
     address: IpAddress
+    """Address of the neighbour."""
     mac: Mac
+    """Hardware address of the neighbour."""
 
 
 class ForwardingEntry(_OnLink):
@@ -256,9 +291,13 @@ class ForwardingEntry(_OnLink):
 
     kind: Literal["fdb"] = "fdb"
     ns: Ns = "host"
+    """Where the link lives."""
     mac: Mac
+    """Hardware address that frames are sent to."""
     dst: IpAddress | None = None
+    """Tunnel end; None on a port of a bridge."""
     table: Literal["self", "master"] = "self"
+    """The link's own table, or its bridge's."""
 
     @property
     def key(self) -> Key:
@@ -281,10 +320,13 @@ class Sysctl(Resource):
 
     kind: Literal["sysctl"] = "sysctl"
     ns: Ns = "sandbox"
+    """Whose parameter it is."""
     name: str = Field(pattern=r"^net(\.[a-zA-Z0-9_{}-]+)+$")
     """Dotted, for example `net.ipv4.conf.{link}.arp_notify`."""
     value: str = Field(max_length=256)
+    """As the kernel writes it when it is read."""
     link: IfName | None = None
+    """Fills the place of `{link}` in the name."""
 
     @field_validator("value", mode="before")
     @classmethod
@@ -312,7 +354,9 @@ class Shape(_OnLink):
 
     kind: Literal["shape"] = "shape"
     rate: int = Field(ge=8_000)
+    """Bits a second."""
     burst: int = Field(default=65_536, ge=1_600)
+    """Bytes that may be sent at once."""
 
 
 class Segment(Resource):
@@ -329,8 +373,11 @@ class Segment(Resource):
 
     kind: Literal["segment"] = "segment"
     link: IfName
+    """Name of the host link."""
     internal: bool = False
+    """Drop what would leave the host, or comes from outside."""
     inter_container: bool = True
+    """Ports of the link may reach each other."""
 
 
 class Masquerade(Resource):
@@ -342,6 +389,7 @@ class Masquerade(Resource):
 
     kind: Literal["masquerade"] = "masquerade"
     subnet: Prefix
+    """Source addresses of the traffic."""
 
 
 class PortMap(Resource):
@@ -358,11 +406,17 @@ class PortMap(Resource):
 
     kind: Literal["port"] = "port"
     protocol: Literal["tcp", "udp", "sctp"]
+    """Protocol of the traffic."""
     host_ip: IpAddress | None = None
+    """Address of the host; see above."""
     host_port: int = Field(ge=1, le=65535)
+    """The first port on the host."""
     target: IpAddress
+    """Address of the endpoint."""
     target_port: int = Field(ge=1, le=65535)
+    """The first port of the endpoint."""
     count: int = Field(default=1, ge=1, le=65535)
+    """How many ports."""
 
     @property
     def target_family(self) -> int:

@@ -42,9 +42,13 @@ class Directory(Resource):
 
     kind: Literal["directory"] = "directory"
     path: AbsolutePath
+    """Below the volume's `data`."""
     mode: int = Field(default=0o755, ge=0, le=0o7777)
+    """Permissions when it is made."""
     uid: int = Field(default=0, ge=0)
+    """Owner when it is made."""
     gid: int = Field(default=0, ge=0)
+    """Group when it is made."""
 
 
 class Image(Resource):
@@ -57,15 +61,19 @@ class Image(Resource):
 
     kind: Literal["image"] = "image"
     path: AbsolutePath
+    """Below the volume's `data`."""
     size: int = Field(ge=1 << 20)
     """Bytes."""
     fs: Literal["ext4", "xfs", "btrfs"] = "ext4"
+    """File system in it."""
     features: tuple[str, ...] = ()
     """Features of the file system, as `mkfs` names them: `encrypt`."""
     mode: int = Field(default=0o755, ge=0, le=0o7777)
     """Mode and owner of the file system's own directory."""
     uid: int = Field(default=0, ge=0)
+    """Owner of the file system's root."""
     gid: int = Field(default=0, ge=0)
+    """Group of the file system's root."""
 
 
 class _Mounted(Resource):
@@ -77,7 +85,9 @@ class _Mounted(Resource):
     MUTABLE: ClassVar[frozenset[str]] = frozenset({"options"})
 
     target: AbsolutePath
+    """Mount point: below the volume's `run`."""
     options: tuple[MountOption, ...] = ()
+    """Flags of the mount."""
 
     def requires(self) -> Iterable[Key]:
         """Return the keys of mounts above the target: only those that are in the plan count."""
@@ -96,7 +106,9 @@ class ImageMount(_Mounted):
 
     kind: Literal["image-mount"] = "image-mount"
     image: AbsolutePath
+    """Path of the file."""
     fs: Literal["ext4", "xfs", "btrfs"] = "ext4"
+    """File system in it."""
 
     def requires(self) -> Iterable[Key]:
         """The file, what it lies in, and the mounts above the target."""
@@ -108,8 +120,11 @@ class Mount(_Mounted):
 
     kind: Literal["mount"] = "mount"
     fstype: str = Field(pattern=r"^[a-z0-9_.-]+$")
+    """Type of the file system, as in mount(8)."""
     source: str
+    """What is mounted: as the operator gave it in an option."""
     data: str = ""
+    """Options of the file system, separated by commas."""
 
 
 class Tmpfs(_Mounted):
@@ -117,9 +132,13 @@ class Tmpfs(_Mounted):
 
     kind: Literal["tmpfs"] = "tmpfs"
     size: int = Field(default=0, ge=0)
+    """Bytes."""
     mode: int = Field(default=0o1777, ge=0, le=0o7777)
+    """Permissions of its root."""
     uid: int = Field(default=0, ge=0)
+    """Owner of its root."""
     gid: int = Field(default=0, ge=0)
+    """Group of its root."""
     data: str = ""
     """Further options of tmpfs(5), for example `nr_inodes=1k`."""
 
@@ -129,6 +148,7 @@ class Bind(_Mounted):
 
     kind: Literal["bind"] = "bind"
     source: AbsolutePath
+    """What is seen: below the volume, or as the operator gave it in an option."""
     recursive: bool = True
     """With the mounts below the source; `options` then hold for them as well."""
     subpath: str = ""
@@ -146,8 +166,11 @@ class OverlayMount(_Mounted):
 
     kind: Literal["overlay"] = "overlay"
     lower: tuple[AbsolutePath, ...]
+    """Layers that are only read, the top-most first."""
     upper: AbsolutePath | None = None
+    """Where changes go."""
     work: AbsolutePath | None = None
+    """Empty directory on the file system of `upper`, for the kernel's use."""
 
     def requires(self) -> Iterable[Key]:
         """What the layers lie in, and the mounts above the target."""

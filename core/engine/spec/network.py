@@ -59,7 +59,9 @@ class Subnet(Frozen):
     """One address pool of a network."""
 
     prefix: Prefix
+    """The addresses of the pool."""
     gateway: IpAddress | None = None
+    """Address of the router, which is the host where the driver declares `host_gateway`."""
 
     @property
     def gateway_address(self) -> str | None:
@@ -71,21 +73,28 @@ class LinkFact(Frozen):
     """What the core found out about a host link that an option selected."""
 
     name: IfName
+    """What the link is called on the host."""
     mtu: int | None = None
     """None while the link is absent."""
     mac: Mac | None = None
+    """None while the link is absent."""
 
 
 class Network(Frozen, Generic[NetworkOptionsT]):
     """A network as its driver sees it."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12,64}$")
+    """Unique on this engine, hexadecimal."""
     name: str
+    """What the operator calls it."""
     driver: str
+    """Name of the driver."""
     options: SerializeAsAny[NetworkOptionsT]
     """The settled options."""
     labels: Mapping[str, str] = Field(default_factory=dict)
+    """What the operator attached to the network."""
     subnets: tuple[Subnet, ...] = ()
+    """At most one IPv4 and one IPv6 pool, unless the operator asks for more; none without IPAM."""
     internal: bool = False
     """No traffic to or from the outside."""
     mac: Mac
@@ -113,6 +122,7 @@ class Endpoint(Frozen):
     """
 
     id: str
+    """Unique on this engine, hexadecimal."""
     generation: int = 0
     """Counts attachments: a host link's name is not free at once after its namespace went."""
     ifname: IfName
@@ -120,14 +130,21 @@ class Endpoint(Frozen):
     host_ifname: IfName
     """Name of the link's host end, if it has one: unique for endpoint and generation."""
     mac: Mac
+    """For the link inside the sandbox."""
     addresses: tuple[InterfaceAddress, ...] = ()
+    """For the link inside the sandbox; see above."""
     gateways: tuple[IpAddress, ...] = ()
     """Next hops of the default routes, at most one a family. Empty if another endpoint of the container has them."""
     container_id: str = ""
+    """Empty when the endpoint is made before its container is known."""
     container_name: str = ""
+    """What the operator calls the container."""
     hostname: str = ""
+    """What the container calls itself."""
     labels: Mapping[str, str] = Field(default_factory=dict)
+    """The container's labels."""
     aliases: tuple[str, ...] = ()
+    """Further names of the container on this network."""
     options: Mapping[str, str] = Field(default_factory=dict)
     """Options of this endpoint alone (`--driver-opt` of `network connect`)."""
 
@@ -136,10 +153,13 @@ class Peer(Frozen):
     """An endpoint of the same network on another host."""
 
     id: str
+    """The endpoint's id on the other host."""
     host: IpAddress
     """Address of the other host on the underlay."""
     mac: Mac
+    """Of the link inside the container."""
     addresses: tuple[InterfaceAddress, ...] = ()
+    """Of the link inside the container."""
 
 
 class NetworkDriver(Driver, Generic[NetworkOptionsT]):

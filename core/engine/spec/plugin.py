@@ -28,7 +28,9 @@ class Event(Frozen):
     action: str
     """create, start, die, connect, mount, ..."""
     id: str
+    """Of the object that it happened to."""
     attributes: Mapping[str, str] = Field(default_factory=dict)
+    """More about the object and what happened: name, image, exitCode, ..."""
     time_ns: int
     """Nanoseconds since the epoch."""
 

@@ -35,7 +35,9 @@ Ns = Literal["host", "sandbox"]
 Key = tuple[str, ...]
 """(family, namespace, name, ...)"""
 Life = Literal["session", "data"]
+"""How long a thing lives: see the top of this module."""
 Scope = Literal["exclusive", "shared", "set-only"]
+"""Who may want a thing: see the top of this module."""
 
 _registry: dict[str, type[Resource]] = {}
 
@@ -118,6 +120,7 @@ class Plan(Frozen):
     """What must exist, in any order. Plans are values: compare them, print them, write them to JSON."""
 
     resources: tuple[SerializeAsAny[Resource], ...] = ()
+    """In any order: the engine finds the order in which they are made."""
 
     @field_validator("resources", mode="before")
     @classmethod

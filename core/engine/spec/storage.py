@@ -36,8 +36,11 @@ class Stat(Frozen):
     """An object's facts. `etag` changes with every write where the store has such a thing."""
 
     key: str
+    """Name of the object."""
     size: int
+    """Bytes."""
     etag: str | None = None
+    """See above; None where the store has none."""
     mtime: float | None = None
     """Seconds since the epoch."""
 

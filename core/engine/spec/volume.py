@@ -41,11 +41,15 @@ class Volume(Frozen, Generic[VolumeOptionsT]):
     """A volume as its driver sees it. All paths come from the core."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12,64}$")
+    """Unique on this engine, hexadecimal."""
     name: str
+    """What the operator calls it."""
     driver: str
+    """Name of the driver."""
     options: SerializeAsAny[VolumeOptionsT]
     """The settled options."""
     labels: Mapping[str, str] = Field(default_factory=dict)
+    """What the operator attached to the volume."""
     data: AbsolutePath
     """The volume's own directory: what outlives containers lies below it. Exists."""
     run: AbsolutePath
@@ -56,7 +60,9 @@ class VolumePlan(Frozen):
     """What must exist while a volume is mounted, and where containers find its content."""
 
     plan: Plan
+    """Data and mounts."""
     path: AbsolutePath
+    """The directory that containers see: below the volume's `data` or `run`."""
 
 
 class VolumeDriver(Driver, Generic[VolumeOptionsT]):
