@@ -87,6 +87,7 @@ class Creation:
             id=id,
             name=request.name,
             driver=request.driver,
+            scope=caps.scope,
             created=now(),
             given=dict(request.options),
             ipam_driver=request.ipam_driver if request.ipam_driver not in ("", "default") else DEFAULT_IPAM,

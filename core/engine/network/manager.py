@@ -59,7 +59,6 @@ class NetworkManager:
     def __init__(
         self, state: State, plugins: Plugins, reconciler: Reconciler, netns_root: Path, events: Events
     ) -> None:
-        self._plugins = plugins
         self._reconciler = reconciler
         self._netns_root = netns_root
         self._events = events
@@ -145,17 +144,12 @@ class NetworkManager:
     def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[NetworkRecord]:
         """Return the networks that pass Docker's filters. Raises InvalidParameter for an unknown filter."""
         return [
-            n
-            for n in self._store.networks()
-            if views.matches(
-                n, filters or {}, views.scope_of(self._plugins, n.driver), bool(self._store.endpoints_of(n.id))
-            )
+            n for n in self._store.networks() if views.matches(n, filters or {}, bool(self._store.endpoints_of(n.id)))
         ]
 
     def inspect(self, record: NetworkRecord) -> views.JsonObject:
         """Return what GET /networks/ID answers."""
-        scope = views.scope_of(self._plugins, record.driver)
-        return views.inspection(record, self._store.endpoints_of(record.id), scope)
+        return views.inspection(record, self._store.endpoints_of(record.id))
 
     def remove(self, ref: str) -> None:
         """Remove a network. Raises Forbidden for a predefined one, Conflict (naming containers) while it is in use.

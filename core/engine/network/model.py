@@ -79,6 +79,7 @@ class NetworkRecord(Record):
     id: str
     name: str
     driver: str
+    scope: Literal["local", "global"] = "local"
     created: str
     given: Mapping[str, str] = Field(default_factory=dict)
     """The options as they were given: what `inspect` shows, and what is read again when the driver's model changes."""

@@ -7,8 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from engine.network.model import Attachment, NetworkRecord
-from engine.network.planner import GROUP
-from engine.plugins import Plugins
 from engine.spec.errors import InvalidParameter
 from engine.spec.values import family_of
 
@@ -17,20 +15,13 @@ FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
 PRUNE_FILTERS = ("label", "label!", "until")
 
 
-def scope_of(plugins: Plugins, driver: str) -> str:
-    """Return local or global; of a driver that is not loaded, which may be broken or gone, local."""
-    if any(row.name == driver and row.status == "ok" for row in plugins.info(GROUP)):
-        return str(plugins.get(GROUP, driver).caps.scope)  # type: ignore[attr-defined]
-    return "local"
-
-
-def inspection(record: NetworkRecord, endpoints: Iterable[Attachment], scope: str) -> JsonObject:
+def inspection(record: NetworkRecord, endpoints: Iterable[Attachment]) -> JsonObject:
     """Return GET /networks/ID."""
     return {
         "Name": record.name,
         "Id": record.id,
         "Created": record.created,
-        "Scope": scope,
+        "Scope": record.scope,
         "Driver": record.driver,
         "EnableIPv4": True,
         "EnableIPv6": record.ipv6,
@@ -108,7 +99,7 @@ def port_bindings(endpoints: Iterable[Attachment]) -> dict[str, list[JsonObject]
     return result
 
 
-def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], scope: str, used: bool) -> bool:
+def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], used: bool) -> bool:
     """Return whether a network passes the filters of GET /networks. Raises InvalidParameter for an unknown one."""
     for name in filters:
         if name not in FILTERS:
@@ -117,7 +108,7 @@ def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], scope: 
         "driver": lambda v: record.driver == v,
         "id": lambda v: v in record.id,
         "name": lambda v: v in record.name,
-        "scope": lambda v: scope == v,
+        "scope": lambda v: record.scope == v,
         "type": lambda v: _type(v) == ("builtin" if record.predefined else "custom"),
         "dangling": lambda v: (not used and not record.predefined) == (v.lower() in ("true", "1")),
     }

@@ -35,16 +35,18 @@ def reach(socket_in, host):
 
     def reach(server, address: str, port: int, source: Path | None = None) -> bool:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket_in(source or host.outside, family) as client:
-            client.settimeout(2)
-            try:
-                client.connect((address, port))
-            except OSError:
-                return False
-            accepted, _ = server.accept()
-            with accepted:
-                accepted.sendall(b"x")
-                return client.recv(1) == b"x"
+        for _ in range(3):  # a new link is not always ready at once: see `ping`
+            with socket_in(source or host.outside, family) as client:
+                client.settimeout(2)
+                try:
+                    client.connect((address, port))
+                except OSError:
+                    continue
+                accepted, _ = server.accept()
+                with accepted:
+                    accepted.sendall(b"x")
+                    return client.recv(1) == b"x"
+        return False
 
     return reach
 

@@ -113,6 +113,7 @@ def test_an_endpoint_has_its_own_links_and_all_of_its_sandbox():
     assert vet(plan, NETWORK, ENDPOINT, driver="x") == plan
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")
 def test_no_plan_too_large_a_plan_and_forged_ones():
     with pytest.raises(DriverFault, match="no plan"):
         vet(None, NETWORK, driver="x")
