@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import shutil
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from engine.spec.errors import EngineError, Internal, Unavailable
 
 log = logging.getLogger(__name__)
 
-_ROUNDS = 3
 _SECONDS = 20.0
 _HYBRID = Path("/sys/fs/cgroup/unified")
 
@@ -42,7 +40,8 @@ exec {{$ARGV[0]}} @ARGV or die "exec $ARGV[0]: $!\\n";
 
 
 def probe_runtime(exec_root: Path, prefer: str | None = None) -> OciRuntime:
-    """The fastest OCI runtime that works here; `prefer` (`crun`, `runc` or a path) allows no other.
+    """The first OCI runtime that works here, crun before runc: with conmon, crun needs 23 ms to start a container where
+    runc needs 44 (also through the wrapper below). `prefer` (`crun`, `runc` or a path) allows no other.
 
     The answer is kept in `exec_root` until the host or one of the programs changes. Raises Unavailable when none
     works.
@@ -64,28 +63,22 @@ def probe_runtime(exec_root: Path, prefer: str | None = None) -> OciRuntime:
 
 def _choose(exec_root: Path, prefer: str | None) -> OciRuntime:
     failures: list[str] = []
-    measured: list[tuple[float, OciRuntime]] = []
     for runtime in _candidates(exec_root, prefer):
         label = runtime.name if len(runtime.monitored) == 1 else f"{runtime.name} without the unified cgroup mount"
         try:
-            seconds = measure(runtime, exec_root)
+            seconds = try_out(runtime, exec_root)
         except EngineError as err:
             failures.append(f"{label}: {err.why or err}")
             continue
-        log.info("OCI runtime %s works: %.1f ms for a container's life", label, seconds * 1000)
-        measured.append((seconds, runtime))
-        if not failures:
-            break
-    if not measured:
-        raise Unavailable(
-            "no OCI runtime works on this host",
-            why="; ".join(failures) or f"{prefer or 'neither crun nor runc'} is not installed",
-            hint=f"`apt install {prefer if prefer == 'runc' else 'crun'}`" if not failures else "See `engine doctor`",
-        )
-    chosen = min(measured, key=lambda pair: pair[0])[1]
-    if failures:
-        log.warning("falling back to %s %s, because %s", chosen.name, chosen.version, "; ".join(failures))
-    return chosen
+        log.info("OCI runtime %s %s works: %.0f ms for a container's life", label, runtime.version, seconds * 1000)
+        for failure in failures:
+            log.info("passed over %s", failure)
+        return runtime
+    raise Unavailable(
+        "no OCI runtime works on this host",
+        why="; ".join(failures) or f"{prefer or 'neither crun nor runc'} is not installed",
+        hint=f"`apt install {prefer if prefer == 'runc' else 'crun'}`" if not failures else "See `engine doctor`",
+    )
 
 
 def _candidates(exec_root: Path, prefer: str | None) -> Iterator[OciRuntime]:
@@ -121,8 +114,8 @@ def _wrapper() -> tuple[str, ...]:
     return (perl, "-e", _WITHOUT_UNIFIED.format(unshare=unshare, mount=mount, umount=umount))
 
 
-def measure(runtime: OciRuntime, exec_root: Path) -> float:
-    """Run containers that end at once, and return the median of seconds from create to deleted.
+def try_out(runtime: OciRuntime, exec_root: Path) -> float:
+    """Run a container that ends at once, and return the seconds from create to deleted.
 
     Raises what goes wrong.
     """
@@ -132,7 +125,7 @@ def measure(runtime: OciRuntime, exec_root: Path) -> float:
     conmon = Conmon(runtime=tries, exec_root=directory, binary=find_conmon())
     try:
         config = json.dumps(_trivial(rootfs))
-        return statistics.median(_live(conmon, f"probe-{os.getpid()}-{n}", config) for n in range(_ROUNDS))
+        return _live(conmon, f"probe-{os.getpid()}", config)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
