@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.api import events
 from engine.api import server as server_module
+from engine.api.services import Readable, Writable
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, Unavailable
 
 from .conftest import SECONDS, Server
@@ -380,3 +382,51 @@ def test_the_api_imports_neither_appliers_nor_slow_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_failure_in_the_middle_of_a_stream_is_no_clean_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(refs: object, out: Writable) -> None:
+        out.write(b"x" * 100)
+        time.sleep(0.1)
+        raise Unavailable("the disk is gone")
+
+    monkeypatch.setattr(server.images, "save", save)
+    with server.connect() as raw:
+        raw.sendall(raw_request("GET", "/images/get?names=busybox"))
+        assert read_head(raw).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(ConnectionResetError):
+            assert b"0\r\n\r\n" not in read_all(raw)
+
+
+def test_an_upload_that_breaks_off_is_noticed(server: Server) -> None:
+    failed = threading.Event()
+
+    def load(source: Readable, *, progress: object) -> list[str]:
+        try:
+            while source.read(1 << 16):
+                pass
+        except ConnectionAbortedError:
+            failed.set()
+            raise
+        return []
+
+    server.images.load = load  # type: ignore[method-assign,assignment]
+    with server.connect() as raw:
+        raw.sendall(raw_request("POST", "/images/load", "Content-Length: 1000000") + b"x" * 1000)
+        time.sleep(0.1)
+    assert failed.wait(SECONDS)
+
+
+def test_a_client_that_does_not_read_events_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_BACKLOG", 100)
+    with server.connect() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.sendall(raw_request("GET", "/events", "Connection: close"))
+        read_head(raw)
+        for n in range(3000):
+            server.events.emit("network", "create", str(n), {"filling": "x" * 1000})
+        until(lambda: server.events._news.empty(), "all events are delivered")
+        time.sleep(0.2)
+        received = read_all(raw)
+    assert received.endswith(b"0\r\n\r\n")
+    assert received.count(b'"Type"') < 3000

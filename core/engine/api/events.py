@@ -84,10 +84,17 @@ async def events(request: web.Request) -> web.StreamResponse:
     since, until = timestamp_ns(request, "since"), timestamp_ns(request, "until")
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Event] = asyncio.Queue()
+    too_slow = asyncio.Event()
+
+    def keep(event: Event) -> None:
+        if queue.qsize() < _BACKLOG:
+            queue.put_nowait(event)
+        else:
+            too_slow.set()
 
     def listen(event: Event) -> None:
         if shown(event):
-            loop.call_soon_threadsafe(queue.put_nowait, event)
+            loop.call_soon_threadsafe(keep, event)
 
     past, stop = services(request).events.subscribe(listen, since_ns=since)
     try:
@@ -97,7 +104,7 @@ async def events(request: web.Request) -> web.StreamResponse:
                 await _send(response, event)
         try:
             async with asyncio.timeout(None if until is None else max(0.0, until / 1e9 - time.time())):
-                while queue.qsize() <= _BACKLOG:
+                while not too_slow.is_set():
                     event = await queue.get()
                     if until is not None and event.time_ns > until:
                         break

@@ -398,6 +398,7 @@ async def send_written(
             channel.end()
 
     done = asyncio.ensure_future(call(request, run))
+    response: web.StreamResponse | None = None
     try:
         data = await channel.get()
         if not data:
@@ -410,9 +411,9 @@ async def send_written(
         await response.write_eof()
         return response
     except EngineError as err:
-        if request.writer.output_size:
-            return cut(request, err)
-        raise
+        if response is None:
+            raise
+        return cut(request, err)
     finally:
         channel.close()
         done.add_done_callback(_forget)
