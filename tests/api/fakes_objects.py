@@ -11,7 +11,6 @@ from typing import Any
 from engine.api.services import Auth, Filters, JsonObject, Readable, Writable
 from engine.image.model import HistoryEntry, Image, Progress, ProgressSink, Removal
 from engine.network.model import NetworkRecord
-from engine.network.views import inspection
 from engine.spec.errors import Conflict, Forbidden, NotFound, Unavailable
 from engine.spec.ipam import Pool
 from engine.spec.links import Address, Bridge
@@ -176,7 +175,11 @@ class FakeNetworks:
         raise NotFound(f"network {ref} not found")
 
     def inspect(self, record: NetworkRecord) -> JsonObject:
-        return inspection(record, (), "local")
+        return {
+            "Name": record.name, "Id": record.id, "Driver": record.driver, "Scope": "local",
+            "Created": record.created, "Options": dict(record.given), "Labels": dict(record.labels),
+            "IPAM": {"Driver": "default", "Config": [{"Subnet": str(p.subnet)} for p in record.pools]},
+        }  # fmt: skip
 
     def remove(self, ref: str) -> None:
         del self.networks[self.get(ref).name]
