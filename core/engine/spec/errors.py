@@ -14,7 +14,9 @@ class EngineError(Exception):
     """
 
     kind: ClassVar[str] = "internal"
+    """What programs call it."""
     status: ClassVar[int] = 500
+    """HTTP status of an answer that carries it."""
 
     def __init__(
         self,

@@ -172,6 +172,7 @@ class NetworkDriver(Driver, Generic[NetworkOptionsT]):
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
     caps: ClassVar[NetworkCaps] = NetworkCaps()
+    """What the driver can do."""
     options_model: ClassVar[type[Options]] = NetworkOptions
 
     @hookspec(firstresult=True)

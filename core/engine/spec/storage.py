@@ -74,6 +74,7 @@ class StorageDriver(Driver, Generic[StorageOptionsT]):
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
     caps: ClassVar[StorageCaps] = StorageCaps()
+    """What the driver can do."""
     schemes: ClassVar[tuple[str, ...]] = ()
     """URL schemes that the driver serves: `s3`, `file`."""
     options_model: ClassVar[type[Options]] = StorageOptions

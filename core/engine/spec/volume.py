@@ -75,6 +75,7 @@ class VolumeDriver(Driver, Generic[VolumeOptionsT]):
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
     caps: ClassVar[VolumeCaps] = VolumeCaps()
+    """What the driver can do."""
     options_model: ClassVar[type[Options]] = VolumeOptions
 
     @hookspec(firstresult=True)
