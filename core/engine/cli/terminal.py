@@ -90,20 +90,28 @@ class DetachKeys:
 
 def ask(question: str, *, echo: bool = True) -> str:
     """Ask on the terminal and return the line; raises EOFError at the end of the input."""
-    sys.stderr.write(question)
-    sys.stderr.flush()
     fd = sys.stdin.fileno()
-    if echo or not is_terminal(fd):
-        return _line(fd)
+    silent = not echo and is_terminal(fd)
+    with _without_echo(fd) if silent else contextlib.nullcontext():
+        sys.stderr.write(question)
+        sys.stderr.flush()
+        try:
+            return _line(fd)
+        finally:
+            if silent:
+                sys.stderr.write("\n")
+
+
+@contextlib.contextmanager
+def _without_echo(fd: int) -> Iterator[None]:
     before = termios.tcgetattr(fd)
     silent = termios.tcgetattr(fd)
     silent[3] &= ~termios.ECHO
     termios.tcsetattr(fd, termios.TCSADRAIN, silent)
     try:
-        return _line(fd)
+        yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
-        sys.stderr.write("\n")
 
 
 def _line(fd: int) -> str:

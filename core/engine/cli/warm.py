@@ -107,9 +107,15 @@ class Child:
         self.pidfd = os.pidfd_open(self.pid)
 
     def give(self, data: bytes, descriptors: Sequence[int]) -> None:
-        """Let it run a command: the stub's message, its descriptors and its connection."""
-        socket.send_fds(self._channel, [data], descriptors)
-        self._channel.close()
+        """Let it run a command: the stub's message, its descriptors and its connection. OSError if it was killed."""
+        with self._channel:
+            socket.send_fds(self._channel, [data], descriptors)
+
+    def end(self) -> int:
+        """Reap it; return its exit code, 128 and more for a signal."""
+        os.close(self.pidfd)
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return code if code >= 0 else 128 - code
 
     def _live(self, channel: socket.socket) -> NoReturn:
         """Wait for the command, run it, and tell the stub the exit code before the slow end of a process."""
@@ -123,6 +129,7 @@ class Child:
             if request is None:
                 os._exit(code)  # the server has ended
             stub = os.fdopen(_rearrange(descriptors), "wb", 0)
+            stub.write(b"taken")  # from here on the stub does not run it itself
             code = self._run(request)
             stub.write(b"exit %d" % code)
         except OSError:
@@ -216,15 +223,26 @@ class Server:
                 connection.send(b"refused")
                 connection.close()
                 return
-            child, self._spare = self._spare or Child(self._command, ahead=False), None
             try:
-                connection.send(b"taken")
-                child.give(data, [*descriptors, connection.fileno()])
+                child = self._give(data, [*descriptors, connection.fileno()])
             finally:
                 _close(descriptors)
-                self._watch(child, connection)
+            self._watch(child, connection)
         except OSError:
-            pass  # the stub, or a spare that somebody killed, has ended: the other one notices by its descriptor
+            connection.close()  # the stub has ended, or there is no memory for a child: then it runs the command itself
+
+    def _give(self, data: bytes, descriptors: Sequence[int]) -> Child:
+        """Give a command to the child that is ahead, or to a new one if there is none or it was killed."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            try:
+                spare.give(data, descriptors)
+                return spare
+            except OSError:
+                spare.end()
+        child = Child(self._command, ahead=False)
+        child.give(data, descriptors)
+        return child
 
     def _watch(self, child: Child, connection: socket.socket) -> None:
         self._running[child] = connection
@@ -252,11 +270,10 @@ class Server:
         """Tell the stub the exit code, in case the command was killed before it could."""
         connection = self._running.pop(child)
         self._selector.unregister(child.pidfd)
-        os.close(child.pidfd)
-        code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        code = child.end()
         try:
             self._selector.unregister(connection)
-            connection.send(b"exit %d" % (code if code >= 0 else 128 - code))
+            connection.send(b"exit %d" % code)
         except (OSError, KeyError):
             pass  # the stub has its code already, or was killed
         connection.close()
@@ -291,15 +308,16 @@ def _build_coercions(command: Any) -> None:
 
 
 def _listen(path: Path) -> socket.socket:
-    """Listen at a path that only our user may connect to; a socket that a killed server left is replaced."""
-    path.unlink(missing_ok=True)
+    """Listen at a path that only our user may connect to. It appears when we listen; a killed server's is replaced."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     before = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        listener.bind(str(new))
     finally:
         os.umask(before)
     listener.listen(64)
+    new.rename(path)
     return listener
 
 

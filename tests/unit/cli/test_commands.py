@@ -20,7 +20,8 @@ from .conftest import Cli
 from .fake_daemon import Answer, FakeDaemon, frame, refuse
 
 CONTAINER = {
-    "Id": "a" * 64, "Names": ["/web"], "Image": "busybox", "Command": "sleep 1000000000000000000", "Created": 1_700_000_000,
+    "Id": "a" * 64, "Names": ["/web"], "Image": "busybox", "Command": "sleep 1000000000000000000",
+    "Created": 1_700_000_000,
     "State": "running", "Status": "Up 2 hours", "Labels": {"k": "v"},
     "Ports": [{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}],
     "NetworkSettings": {"Networks": {"bridge": {}}}, "Mounts": [],
@@ -243,8 +244,11 @@ def test_load_save_and_their_files(daemon: FakeDaemon, cli: Cli, tmp_path: Path)
 
 def test_network_create(daemon: FakeDaemon, cli: Cli) -> None:
     daemon.routes["POST /networks/create"] = Answer(201, {"Id": "n" * 64, "Warning": ""})
-    assert cli("network", "create", "-d", "macvlan", "-o", "parent=eth0", "--subnet", "10.0.0.0/24", "--gateway",
-               "10.0.0.1", "--ip-range", "10.0.0.128/25", "--aux-address", "r=10.0.0.2", "--internal", "net").out == "n" * 64 + "\n"  # fmt: skip
+    result = cli(
+        "network", "create", "-d", "macvlan", "-o", "parent=eth0", "--subnet", "10.0.0.0/24", "--gateway", "10.0.0.1",
+        "--ip-range", "10.0.0.128/25", "--aux-address", "r=10.0.0.2", "--internal", "net",
+    )  # fmt: skip
+    assert result.out == "n" * 64 + "\n"
     body = daemon.requests[-1].json
     assert (body["Name"], body["Driver"], body["Options"], body["Internal"]) == (
         "net",

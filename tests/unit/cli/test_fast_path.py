@@ -240,16 +240,17 @@ def _request(daemon: FakeDaemon, **changed: str) -> bytes:
 
 def test_another_world_is_refused(daemon: FakeDaemon, warm: subprocess.Popen[bytes]) -> None:
     path = daemon.path.with_name("cli.sock")
-    null = os.open(os.devnull, os.O_RDWR)
+    null, here = os.open(os.devnull, os.O_RDWR), os.open("/", os.O_PATH)
     try:
         for changed in ({"host": "/other.sock"}, {"world": "mnt:[1] net:[2]"}, {"version": "0"}, {"umask": "x"}):
             assert _talk(path, _request(daemon, **changed), [null] * 4) == b"refused"
         assert _talk(path, _request(daemon), [null] * 3) == b"refused"
         assert _talk(path, _request(daemon), []) == b"refused"
         assert _talk(path, b"", [null] * 4) in (b"refused", b"")
-        assert _talk(path, _request(daemon), [null] * 4) == b"taken"
+        assert _talk(path, _request(daemon), [null] * 3 + [here]) == b"taken"
     finally:
         os.close(null)
+        os.close(here)
     assert warm.poll() is None
 
 

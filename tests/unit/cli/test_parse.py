@@ -221,10 +221,15 @@ def test_labels_and_options() -> None:
 @pytest.mark.parametrize(
     ("function", "good", "bad"),
     [
-        (pairs.host_entry, {"a:1.2.3.4": "a:1.2.3.4", "a=::1": "a:::1", "a:[::1]": "a:::1", "h:host-gateway": "h:host-gateway"},
+        (pairs.host_entry,
+         {"a:1.2.3.4": "a:1.2.3.4", "a=::1": "a:::1", "a:[::1]": "a:::1", "h:host-gateway": "h:host-gateway"},
          ["a", "a:", ":1.2.3.4", "a:1.2.3"]),
-        (pairs.mac_address, {"02:42:AC:11:00:02": "02:42:ac:11:00:02"}, ["02:42", "01:00:5e:00:00:01", "0242ac110002", "zz:zz:zz:zz:zz:zz"]),
-        (pairs.signal_name, {"TERM": "SIGTERM", "sigkill": "SIGKILL", "9": "9", "RTMIN+3": "SIGRTMIN+3"}, ["TREM", "99", ""]),
+        (pairs.mac_address,
+         {"02:42:AC:11:00:02": "02:42:ac:11:00:02"},
+         ["02:42", "01:00:5e:00:00:01", "0242ac110002", "zz:zz:zz:zz:zz:zz"]),
+        (pairs.signal_name,
+         {"TERM": "SIGTERM", "sigkill": "SIGKILL", "9": "9", "RTMIN+3": "SIGRTMIN+3"},
+         ["TREM", "99", ""]),
     ],
 )  # fmt: skip
 def test_single_values(function: Any, good: dict[str, str], bad: list[str]) -> None:
@@ -317,8 +322,9 @@ def test_flags_complete_the_first_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "more"), [(["a", "a"], {}), (["host", "a"], {}), (["host"], {"aliases": ["x"]}), (["none"], {"ip": "10.0.0.1"})]
-)  # fmt: skip
+    ("texts", "more"),
+    [(["a", "a"], {}), (["host", "a"], {}), (["host"], {"aliases": ["x"]}), (["none"], {"ip": "10.0.0.1"})],
+)
 def test_networks_that_contradict(texts: list[str], more: dict[str, Any]) -> None:
     with pytest.raises(Failure) as err:
         networks.attachments(texts, **more)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -71,10 +70,10 @@ def _echo(connection: socket.socket, _container: FakeContainer) -> int:
 
 
 @pytest.fixture(params=["warm", "full"])
-def full(request: pytest.FixtureRequest) -> Iterator[bool]:
+def full(request: pytest.FixtureRequest) -> bool:
     if request.param == "warm":
         request.getfixturevalue("warm")
-    yield request.param == "full"
+    return bool(request.param == "full")
 
 
 def test_terminal_session(daemon: FakeDaemon, full: bool) -> None:
