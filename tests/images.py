@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.namespaces import call_in
+
 BUSYBOX = Path("/bin/busybox")
 USER, PASSWORD = "alice", "correct horse"
 _HTPASSWD = "alice:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n"
@@ -201,11 +203,14 @@ def oci_archive(path: Path, image: Sample, name: str = "latest", compression: st
 class Registry:
     """Debian's docker-registry on a free loopback port, plain HTTP, data in a temporary directory. A context manager.
 
-    `host` is "127.0.0.1:PORT"; with `private=True` it wants `USER` and `PASSWORD` (basic auth).
+    `host` is "127.0.0.1:PORT"; with `private=True` it wants `USER` and `PASSWORD` (basic auth). `netns` is the network
+    namespace whose loopback it is on.
     """
 
-    def __init__(self, *, private: bool = False) -> None:
+    def __init__(self, *, private: bool = False, netns: Path | None = None) -> None:
         self.private = private
+        self.netns = netns
+        self._prefix = [] if netns is None else ["nsenter", f"--net={netns}"]
         self.host = ""
         self._scratch = tempfile.TemporaryDirectory(prefix="engine-registry-")
         self.data = Path(self._scratch.name, "data")
@@ -236,12 +241,12 @@ class Registry:
         path.write_text(json.dumps(config))  # JSON is YAML
         with Path(self._scratch.name, "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["docker-registry", "serve", str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self._prefix, "docker-registry", "serve", str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                urllib.request.urlopen(f"http://{self.host}/v2/", timeout=5).close()
+                self._knock()
             except urllib.error.HTTPError:
                 return self._process.poll() is None  # 401: it is up and private
             except OSError:
@@ -250,6 +255,15 @@ class Registry:
                 return self._process.poll() is None
         self._stop()
         return False
+
+    def _knock(self) -> None:
+        def knock() -> None:
+            urllib.request.urlopen(f"http://{self.host}/v2/", timeout=5).close()
+
+        if self.netns is None:
+            knock()
+        else:
+            call_in(self.netns, knock)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -275,7 +289,7 @@ class Registry:
     def push_from(self, source: str, name: str, *options: str) -> str:
         """Push from any source that skopeo knows (`docker-archive:PATH`, `oci:PATH:NAME`, `dir:PATH`)."""
         full = f"{self.host}/{name}"
-        argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", *options]
+        argv = [*self._prefix, "skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", *options]
         if self.private:
             argv += ["--dest-creds", f"{USER}:{PASSWORD}"]
         argv += [source, f"docker://{full}"]

@@ -1,0 +1,39 @@
+"""Fixtures of tests that need a whole engine on a machine of its own (`tests/e2e`, `tests/crash`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.host import EngineHost, skip_unless_possible
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of one file on one worker: they share a daemon or a registry."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[EngineHost]:
+    """A machine with a running daemon and the image `busybox`, for all tests of a file; at the end nothing may be left."""
+    skip_unless_possible()
+    with EngineHost() as machine:
+        machine.load_busybox()
+        machine.engine("run", "--rm", "busybox", "true")  # what the first container makes for good is no leak
+        before = machine.snapshot()
+        yield machine
+        machine.remove_containers()
+        machine.assert_clean(before)
+
+
+@pytest.fixture
+def clean(host: EngineHost) -> Iterator[EngineHost]:
+    """The machine; the test must leave it as it was, but for containers, which are removed."""
+    before = host.snapshot()
+    yield host
+    host.remove_containers()
+    host.assert_clean(before)
