@@ -33,6 +33,7 @@ from engine.network.manager import NetworkManager
 from engine.plugins import Plugins
 from engine.reconcile.applier import Difference, Tag
 from engine.reconcile.appliers import default_appliers
+from engine.reconcile.mounts import make_private
 from engine.reconcile.reconciler import Reconciler
 from engine.reconcile.watch import Watch
 from engine.runtime.conmon import Conmon
@@ -105,7 +106,8 @@ class Engine:
         self.plugins = Plugins()
         self.plugins.load_plugins()
         self.events.subscribe(self.plugins.emit)
-        self.reconciler = Reconciler(self.tag, default_appliers(self.tag, roots=(data, run)))
+        make_private(run)
+        self.reconciler = Reconciler(self.tag, default_appliers(self.tag, roots=(run,)))
         self.runtime = probe_runtime(run, options.runtime or None)
         cgroup = f"/engine-{self.tag.instance}"
         conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{cgroup}/conmon")

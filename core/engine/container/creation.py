@@ -89,7 +89,7 @@ class Creation:
         warnings = _check(config, host)
         self._choose_networks(container, request)
         _choose_hostname(container)
-        container.mounts = self._mounts.resolve(config, host)
+        container.mounts = self._mounts.resolve(config, host, id)
         return container, warnings
 
     # Networks

@@ -251,13 +251,8 @@ class Environment:
         finally:
             self._volumes.unmount(mount.source, user)
 
-    def reference_volumes(self, container: Container) -> None:
-        """Note that a new container uses its volumes, so that they are not removed while it does not run."""
-        for name in _volumes(container):
-            self._volumes.reference(name, container.id)
-
     def dereference_volumes(self, container: Container) -> None:
-        """Forget it."""
+        """Forget that a container uses its volumes."""
         for name in _volumes(container):
             self._volumes.dereference(name, container.id)
 

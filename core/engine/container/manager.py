@@ -78,7 +78,6 @@ class ContainerManager:
         container, warnings = self._creation.build(CreateRequest.parse(config), name)
         try:
             self._environment.make_directories(container)
-            self._environment.reference_volumes(container)
             self._store.add(container)
         except Exception:
             self._environment.remove_directories(container)

@@ -19,8 +19,11 @@ class MountResolver:
         self._store = store
         self._volumes = volumes
 
-    def resolve(self, config: Config, host: HostConfig) -> list[MountPoint]:
-        """Return a new container's mount points. Raises InvalidParameter, NotFound (volumes-from, driver)."""
+    def resolve(self, config: Config, host: HostConfig, user: str) -> list[MountPoint]:
+        """Return the mount points of a new container, whose id `user` refers to its volumes from now on.
+
+        Raises InvalidParameter, NotFound (volumes-from, driver), Conflict; then no volume that was made for it is left.
+        """
         requests = parse_all(host.binds, host.mounts, host.tmpfs, config.volumes)
         given = {r.target for r in parse_all(host.binds, host.mounts, host.tmpfs)}
         inherited = [m for m in self._inherited(host) if m.target not in given]
@@ -28,22 +31,29 @@ class MountResolver:
         wanted = [r for r in requests if r.target in given or r.target not in taken]
         for request in wanted:
             _check_source(request)
+        taken_over = [m.source for m in inherited if m.type == "volume"]
         made: list[str] = []
         try:
-            return [self._point(request, host, made) for request in wanted] + inherited
+            points = [self._point(request, host, user, made) for request in wanted]
+            for name in taken_over:
+                self._volumes.reference(name, user)
         except Exception:
+            for name in (*taken_over, *made, *(r.source for r in wanted if r.type == "volume" and r.source)):
+                self._volumes.dereference(name, user)
             for name in made:
                 self._volumes.remove(name)
             raise
+        return points + inherited
 
-    def _point(self, request: MountRequest, host: HostConfig, made: list[str]) -> MountPoint:
+    def _point(self, request: MountRequest, host: HostConfig, user: str, made: list[str]) -> MountPoint:
         source, driver = request.source, ""
         if request.type == "volume":
             volume = self._volumes.create(
                 request.source or None,
-                driver=request.driver or host.volume_driver or "local",
+                driver=request.driver or host.volume_driver,
                 options=request.driver_options,
                 labels=request.labels,
+                user=user,
             )
             source, driver = volume.name, volume.driver
             if request.anonymous:
