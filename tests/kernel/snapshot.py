@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +19,8 @@ _VOLATILE = frozenset(
     {"ifindex", "valid_life_time", "preferred_life_time", "operstate", "flags", "link_index", "used", "updated",
      "probes", "cacheinfo", "refcnt", "qlen", "txqlen", "linkinfo_stats", "tentative", "stats", "stats64", "lastuse",
      "link_netnsid", "age", "confirmed", "root_id", "bridge_id", "info_xstats", "hello_timer", "gc_timer", "tcn_timer",
-     "topology_change_timer", "tso_max_size", "tso_max_segs", "carrier_changes", "rx_queue_len", "options", "dynamic", "offload"}
+     "topology_change_timer", "tso_max_size", "tso_max_segs", "carrier_changes", "rx_queue_len", "options", "dynamic",
+     "offload"}
 )  # fmt: skip
 _SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/all/route_localnet")
 
@@ -96,7 +96,7 @@ def mounts(below: Path | str = "/") -> list[str]:
 
 def traces(*directories: Path | str) -> set[str]:
     """Return names of what an engine may leave: links, tables, mounts and files below directories, loop devices."""
-    found = {f"link {name}" for name in os.listdir("/sys/class/net")}
+    found = {f"link {name}" for name in (path.name for path in Path("/sys/class/net").iterdir())}
     found |= {f"table {line}" for line in _run("nft", "list", "tables").splitlines()}
     found |= {f"loop {line}" for line in _run("losetup", "-l", "-n", "-O", "NAME,BACK-FILE").splitlines()}
     for directory in directories:

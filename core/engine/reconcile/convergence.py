@@ -129,11 +129,12 @@ class Convergence:
 
     def _correctable(self, found: Found, run: _Run) -> list[tuple[Task, Difference]]:
         blocked = {("", difference.key) for _, difference in found if difference.state in ("waiting", "foreign")}
+        blocked |= run.failures.keys()
         return [
             (task, difference)
             for task, difference in found
             if task is not None and difference.state in _CORRECTABLE and task.resource.LIFE == "session"
-            and task.place not in run.failures and not any(place in blocked for place in task.requires())
+            and not any(place in blocked for place in (task.place, *task.requires()))
         ]  # fmt: skip
 
     def _replace(self, doomed: list[Task], run: _Run) -> None:

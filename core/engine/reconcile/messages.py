@@ -85,8 +85,8 @@ def _macvlan(link: Link) -> bytes:
 
 def _ipvlan(link: Link) -> bytes:
     assert isinstance(link, Ipvlan)
-    mode, isolation = IPVLAN_MODES[link.mode], IPVLAN_FLAGS[link.isolation]
-    return attr(1, struct.pack("=H", mode)) + attr(2, struct.pack("=H", isolation))
+    flags = IPVLAN_FLAGS[link.isolation]
+    return attr(1, struct.pack("=H", IPVLAN_MODES[link.mode])) + (attr(2, struct.pack("=H", flags)) if flags else b"")
 
 
 def _vlan(link: Link) -> bytes:

@@ -26,6 +26,7 @@ class Host:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run("ip", "link", "set", "lo", "up")
+        self.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")  # inherited otherwise
         self.reconcilers: list[Reconciler] = []
         self.reconciler = self.start()
 

@@ -311,7 +311,7 @@ def test_forwarding_keeps_a_default_route_that_was_learned(host: Host) -> None:
 def test_a_subnet_that_overlaps(host: Host) -> None:
     host.reconciler.apply("net:9", plans.network())
     before = network()
-    with pytest.raises(ApplyFailed, match="masquerade .*overlaps with an existing one"):
+    with pytest.raises(ApplyFailed, match=r"masquerade .*overlaps with an existing one"):
         host.reconciler.apply("net:1", Plan.of(Masquerade(subnet="10.44.0.0/24"), Masquerade(subnet="10.0.0.0/8")))
     assert_same(before, network())
 
