@@ -102,7 +102,7 @@ class Conmon:
 
         Raises Conflict while it runs, unless `force` (it is killed).
         """
-        if force:
+        if force and exit_status(bundle) is None:  # one that has ended needs no further process of 6 ms
             with contextlib.suppress(EngineError):  # a frozen one would not die (cgroup v1)
                 self.runtime.resume(bundle.id)
         self.runtime.delete(bundle.id, force=force)
