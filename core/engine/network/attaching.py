@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from engine.network.ports import Ports, port_maps
 from engine.network.store import NetworkStore
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
-from engine.spec.errors import ApplyFailed, Conflict, EngineError, Forbidden, InvalidParameter, Unsupported
+from engine.spec.errors import Conflict, EngineError, Forbidden, InvalidParameter, Unsupported
 from engine.spec.network import Network, NetworkCaps
 from engine.spec.resource import Plan
 from engine.spec.values import IfName, family_of
@@ -28,10 +27,6 @@ from engine.state import State
 log = logging.getLogger(__name__)
 FAMILIES = frozenset({4, 6})
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
-LINGER = 5.0
-"""Seconds for which links of a namespace that was dropped may still be in the way."""
-_OCCUPIED = frozenset({"EADDRINUSE", "EBUSY", "EINVAL"})
-"""What the kernel says to a second link of one MAC address on a parent, and to a second child of a passthru parent."""
 _ifname = TypeAdapter(IfName)
 
 
@@ -53,7 +48,6 @@ class Attaching:
         self._planner = planner
         self._addresses = addresses
         self._reconciler = reconciler
-        self._dropped: dict[str, float] = {}
         self.ports = Ports()
 
     def attach(
@@ -210,7 +204,7 @@ class Attaching:
         try:
             if network_plan is not None:
                 self._reconciler.apply(record.owner, network_plan)
-            self._apply_patiently(record, attachment.owner, plan, sandbox)
+            self._reconciler.apply(attachment.owner, plan, sandbox=sandbox)
         except BaseException as err:
             if network_plan is not None:
                 report_left(self._reconciler.remove(record.owner))
@@ -220,28 +214,11 @@ class Attaching:
                 err.driver = err.driver or record.driver
             raise
 
-    def _apply_patiently(self, record: NetworkRecord, owner: str, plan: Plan, sandbox: Sandbox) -> None:
-        """Apply an endpoint's plan; wait for the kernel to remove the links of a namespace that was dropped just now.
-
-        It takes some 50 ms, or seconds on a busy machine; until then they have their MAC addresses (or the parent).
-        """
-        until = self._dropped.get(record.id, 0.0) + LINGER
-        while True:
-            try:
-                self._reconciler.apply(owner, plan, sandbox=sandbox)
-                return
-            except ApplyFailed as err:
-                if err.details.get("errno") not in _OCCUPIED or time.monotonic() > until:
-                    raise
-            time.sleep(0.02)
-
     def detach(self, attachment: Attachment, *, namespace_gone: bool) -> None:
         """Take a container off a network. One that is off already is no error."""
         with self._store.lock(attachment.network):
             left = self._reconciler.remove(attachment.owner, namespace_gone=namespace_gone)
             record = self._store.get(attachment.network)
-            if namespace_gone:
-                self._dropped[record.id] = time.monotonic()
             if {e.id for e in self._store.endpoints_of(record.id)} <= {attachment.id}:
                 left += self._reconciler.remove(record.owner)
             self._store.delete_endpoint(attachment)
