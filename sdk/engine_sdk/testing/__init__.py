@@ -14,4 +14,6 @@ or, in a driver's own test suite:
 Each check runs in a process of its own (`lab`). Checks of the level "pure" need no privilege: plans are values. Checks
 of the level "kernel" apply the plans, in network and mount namespaces that exist for one check only; without root they
 are skipped, and the verdict says so.
+
+For tests of your own there is the fixture `leak_guard`.
 """

@@ -46,8 +46,9 @@ def chosen_options(config: pytest.Config) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the conformance modules when a driver is named and no path is."""
+    """Offer the fixtures, and choose the conformance modules when a driver is named and no path is."""
     config.pluginmanager.register(Verdicts(), "engine-conformance-verdicts")
+    config.pluginmanager.import_plugin("engine_sdk.testing.fixtures")
     kinds = [kind for kind in KINDS if chosen_driver(config, kind)]
     if not kinds:
         return

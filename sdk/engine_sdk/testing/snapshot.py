@@ -42,15 +42,16 @@ def network_state() -> dict[str, frozenset[str]]:
     }
 
 
-def mount_state(*, loops_below: Path | None = None) -> dict[str, frozenset[str]]:
-    """Return the mounts of this mount namespace, and the loop devices (only of files below a directory, if given)."""
+def mount_state(below: Path | None = None) -> dict[str, frozenset[str]]:
+    """Return the mounts of this mount namespace, and the loop devices; with `below` only those of that directory."""
+
+    def counts(path: str) -> bool:
+        return below is None or path.startswith(f"{below}/")
+
+    backing_files = {f.parent.parent.name: _read(f) for f in Path("/sys/block").glob("loop*/loop/backing_file")}
     return {
-        "mounts": frozenset(_mounts()),
-        "loops": frozenset(
-            f"{file.parent.parent.name}: {backing}"
-            for file in Path("/sys/block").glob("loop*/loop/backing_file")
-            if (backing := _read(file)) and (loops_below is None or backing.startswith(f"{loops_below}/"))
-        ),
+        "mounts": frozenset(f"{target}: {facts}" for target, facts in _mounts() if counts(target)),
+        "loops": frozenset(f"{loop}: {file}" for loop, file in backing_files.items() if file and counts(file)),
     }
 
 
@@ -135,12 +136,13 @@ def _without_counts(value: Any) -> Any:
     return [_without_counts(v) for v in value] if isinstance(value, list) else value
 
 
-def _mounts() -> Iterable[str]:
+def _mounts() -> Iterable[tuple[str, str]]:
+    """Yield the mount points and what is mounted there."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
         root, target, flags = fields[3:6]
-        yield f"{target}: {kind[0]} {kind[1]} root {root} {flags}"
+        yield target, f"{kind[0]} {kind[1]} root {root} {flags}"
 
 
 def _read(file: Path) -> str:

@@ -92,11 +92,11 @@ class VolumeBench:
 
     def state(self) -> dict[str, frozenset[str]]:
         """Return mounts, loop devices and files."""
-        return mount_state(loops_below=self.host.root) | file_state(self.host.root)
+        return mount_state(self.host.root) | file_state(self.host.root)
 
     def session_state(self) -> dict[str, frozenset[str]]:
         """Return mounts, loop devices and what lies below the directory of mount points."""
-        return mount_state(loops_below=self.host.root) | file_state(Path(self.volume.run))
+        return mount_state(self.host.root) | file_state(Path(self.volume.run))
 
     def left(self, state: Callable[[], dict[str, frozenset[str]]], before: dict[str, frozenset[str]]) -> list[str]:
         """Return the changes since `before` when they have settled."""
