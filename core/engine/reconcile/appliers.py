@@ -18,6 +18,14 @@ def network_appliers(tag: Tag) -> list[Applier]:
     return [NetlinkApplier(tag), SysctlApplier(), NftApplier(tag)]
 
 
+def mount_appliers(roots: Sequence[str | os.PathLike[str]]) -> list[Applier]:
+    """Return the appliers of what volumes need. `roots` are the directories below which every mount is the engine's.
+
+    A reconciler of their own keeps networks from waiting for a file server that does not answer.
+    """
+    return [DataApplier(), MountApplier(roots)]
+
+
 def default_appliers(tag: Tag, roots: Sequence[str | os.PathLike[str]]) -> list[Applier]:
-    """Return all appliers. `roots` are the directories below which every mount is the engine's."""
-    return [*network_appliers(tag), DataApplier(), MountApplier(roots)]
+    """Return all appliers, for one reconciler."""
+    return [*network_appliers(tag), *mount_appliers(roots)]

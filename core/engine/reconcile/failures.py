@@ -15,6 +15,7 @@ from engine.spec.resource import Key, Resource
 _HINTS: dict[tuple[str, int], str] = {
     ("link", errnos.EEXIST): "A link of that name (or a tunnel of that VNI) is there already; `ip link` shows it.",
     ("link", errnos.ENODEV): "A link that it hangs on (its parent or its bridge) does not exist.",
+    ("link", errnos.ENOENT): "The sandbox is gone: perhaps its container has ended meanwhile.",
     ("link", errnos.EBUSY): "The parent is in use in a way that excludes this, for example it is a port of a bridge.",
     ("link", errnos.EINVAL): "Perhaps the parent cannot carry this kind, or another child took it in mode passthru.",
     ("link", errnos.EXFULL): "The bridge has as many ports as it can (1023); use a further network.",

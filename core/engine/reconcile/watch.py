@@ -20,7 +20,7 @@ from engine.reconcile import messages as m
 from engine.reconcile.foreign_firewall import CHAIN as DOCKER_USER
 from engine.reconcile.observation import number, read_link
 from engine.reconcile.reconciler import Reconciler
-from engine.reconcile.rtnetlink import NetlinkSocket, attributes, split, text
+from engine.reconcile.rtnetlink import SO_RCVBUFFORCE, NetlinkSocket, attributes, split, text
 
 log = logging.getLogger("engine.reconcile")
 
@@ -158,7 +158,7 @@ class Watch:
 def _listener(protocol: int, groups: int) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)  # SO_RCVBUFFORCE
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
     sock.bind((0, groups))
