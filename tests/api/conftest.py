@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -141,6 +142,8 @@ class Server:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    if shutil.which("docker") is None:
+        pytest.skip("docker's CLI is not installed")
     running: list[Server] = []
 
     def make(*hosts: str, tls: ssl.SSLContext | None = None) -> Server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 
 import aiohttp
 import docker
@@ -60,17 +59,6 @@ def test_attach_socket_with_input(server: Server) -> None:
     api.close()
 
 
-def test_attach_with_the_log_so_far(server: Server) -> None:
-    api = server.py().api
-    id = api.create_container("busybox", ["sh", "-c", "echo early; sleep .5; echo late"], name="c")["Id"]
-    api.start(id)
-    deadline = time.monotonic() + SECONDS
-    while b"early" not in api.logs(id):
-        assert time.monotonic() < deadline
-    assert b"".join(api.attach(id, stream=True, logs=True)) == b"early\nlate\n"
-    api.close()
-
-
 def test_exec(server: Server) -> None:
     client = server.py()
     container = client.containers.run("busybox", ["sleep", "100"], detach=True)
@@ -99,15 +87,6 @@ def test_pull_push_build_messages(server: Server) -> None:
     assert steps[-1]["aux"]["Tag"] == "1"
     assert server.images.calls[-1][2] == credentials
     api.close()
-
-
-def test_a_client_that_goes_away_ends_the_pull(server: Server) -> None:
-    api = server.py().api
-    steps = api.pull("registry.example/endless", tag="1", stream=True)
-    next(steps)
-    steps.close()
-    api.close()
-    assert server.images.aborted.wait(SECONDS)
 
 
 def test_events_and_stats(server: Server) -> None:

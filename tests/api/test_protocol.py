@@ -18,6 +18,7 @@ import pytest
 from engine.api import events
 from engine.api import server as server_module
 from engine.api.services import Readable, Writable
+from engine.api.streams import frame
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, Unavailable
 
 from .conftest import SECONDS, Server
@@ -224,6 +225,22 @@ def test_a_slow_reader_of_a_log_does_not_fill_memory(server: Server) -> None:
         read_head(raw)
         time.sleep(0.5)
         assert len(read_all(raw)) > 20_000_000
+
+
+def test_attach_with_the_log_so_far(server: Server) -> None:
+    server.cli("run", "-d", "--name", "c", "busybox", "sh", "-c", "echo early; sleep .5; echo late", check=True)
+    until(lambda: server.cli("logs", "c").stdout == b"early\n", "the first line is there")
+    with server.connect() as raw:
+        raw.sendall(raw_request("POST", "/containers/c/attach?logs=1&stream=1&stdout=1", "Upgrade: tcp"))
+        read_head(raw)
+        assert read_all(raw) == frame(1, b"early\n") + frame(1, b"late\n")
+
+
+def test_a_client_that_goes_away_ends_the_pull(server: Server) -> None:
+    with server.connect() as raw:
+        raw.sendall(raw_request("POST", "/images/create?fromImage=registry.example/endless&tag=1"))
+        read_head(raw)
+    assert server.images.aborted.wait(SECONDS)
 
 
 def test_clients_that_vanish_leave_nothing(server: Server) -> None:

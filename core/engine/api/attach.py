@@ -14,7 +14,8 @@ from engine.api.detach import parse_keys
 from engine.api.hijack import MULTIPLEXED, RAW, RawConnection, Taken
 from engine.api.requests import acquire, flag, services, timestamp_ns
 from engine.api.services import Attachment, LogReader
-from engine.api.streams import STDERR, STDOUT, Pump, begin, cut, discard, frame, from_thread
+from engine.api.streams import STDERR, STDOUT, Pump, discard, frame
+from engine.api.transfer import begin, cut, from_thread
 from engine.spec.errors import EngineError, InvalidParameter
 
 log = logging.getLogger(__name__)

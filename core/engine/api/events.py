@@ -12,7 +12,7 @@ from aiohttp import web
 
 from engine.api.requests import filters, services, timestamp_ns
 from engine.api.services import Filters, JsonObject
-from engine.api.streams import begin
+from engine.api.transfer import begin
 from engine.spec.errors import InvalidParameter
 from engine.spec.plugin import Event
 

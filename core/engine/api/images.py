@@ -10,7 +10,7 @@ from aiohttp import web
 
 from engine.api.requests import call, filters, flag, json_body, registry_auth, reply, required, services
 from engine.api.services import JsonObject
-from engine.api.streams import RequestStream, send_messages, send_written
+from engine.api.transfer import RequestStream, send_messages, send_written
 from engine.image.model import Image, Progress
 from engine.spec.errors import InvalidParameter, Unsupported
 

@@ -44,10 +44,12 @@ async def acquire(
 ) -> T:
     """Like `call`, for a result that must be released: if the client went away meanwhile, `dispose` gets it."""
     pending = request.app[WORKERS].submit(function, *args, **kwargs)
+    waiting = asyncio.wrap_future(pending)
     try:
-        return await asyncio.shield(asyncio.wrap_future(pending))
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
         pending.add_done_callback(lambda done: dispose(done.result()) if _succeeded(done) else None)
+        waiting.add_done_callback(_succeeded)  # looks at the exception, which asyncio would complain about otherwise
         raise
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from engine.api.requests import call, flag, reply, services
 from engine.api.services import JsonObject
-from engine.api.streams import begin
+from engine.api.transfer import begin
 from engine.spec.errors import EngineError, NotFound
 
 INTERVAL_SECONDS = 1.0

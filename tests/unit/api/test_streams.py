@@ -11,7 +11,8 @@ from contextlib import aclosing
 import pytest
 
 from engine.api.detach import DEFAULT_KEYS, KeySequence, parse_keys
-from engine.api.streams import Channel, ChannelWriter, frame, from_thread
+from engine.api.streams import frame
+from engine.api.transfer import Channel, ChannelWriter, from_thread
 from engine.spec.errors import InvalidParameter, Unavailable
 
 
