@@ -52,14 +52,14 @@ class MacvlanDriver(NetworkDriver[MacvlanOptions]):
 
     def endpoint_plan(self, network: Network[MacvlanOptions], endpoint: Endpoint) -> Plan:
         """A link inside the container, on the parent."""
-        parent = network.link("parent")
+        parent, mode = network.link("parent"), network.options.mode
         return Plan.of(
             Macvlan(
                 name=endpoint.ifname,
                 ns="sandbox",
                 parent=parent.name,
-                mode=network.options.mode,
-                mac=endpoint.mac,
+                mode=mode,
+                mac=None if mode == "passthru" else endpoint.mac,  # the kernel gives the child the parent's
                 mtu=network.options.mtu or parent.mtu,
             ),
             (Address(link=endpoint.ifname, address=address) for address in endpoint.addresses),
