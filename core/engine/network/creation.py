@@ -117,10 +117,13 @@ class Creation:
         return record
 
     def default_key(self, driver: str, options: Mapping[str, str]) -> str:
-        """Return what tells the default network of a driver and options from others; spellings do not matter."""
+        """Return what tells the default network of a driver and options from others; spellings do not matter.
+
+        Options that have their default are left out: a driver that learns a new one must not forget its network.
+        """
         prefix, binding, given = _common_options(driver, options, self._planner.caps(driver))
         parsed = parse_options(self._planner.driver(driver).options_model, given, driver=driver)
-        return json.dumps([driver, prefix, binding, parsed.model_dump(mode="json")], sort_keys=True)
+        return json.dumps([driver, prefix, binding, parsed.model_dump(mode="json", exclude_defaults=True)], sort_keys=True)
 
     def _check_name(self, name: str) -> None:
         if not _NAME.fullmatch(name) or name in _RESERVED:

@@ -356,7 +356,8 @@ class NetworkManager:
         for path in netns.present(self._netns_root):
             if path.name not in live:
                 self.sandbox_remove(path.name)
-        for driver in PREDEFINED:
+        made = {n.driver for n in self._store.networks() if n.predefined}
+        for driver in (d for d in PREDEFINED if d not in made):
             try:
                 self._default(driver, {}, predefined=True)
             except EngineError as err:
