@@ -36,6 +36,7 @@ from engine.reconcile.appliers import default_appliers
 from engine.reconcile.mounts import make_private
 from engine.reconcile.reconciler import Reconciler
 from engine.reconcile.watch import Watch
+from engine.runtime import cgroup
 from engine.runtime.conmon import Conmon
 from engine.runtime.probe import probe_runtime
 from engine.spec.errors import Conflict, Forbidden
@@ -109,8 +110,8 @@ class Engine:
         make_private(run)
         self.reconciler = Reconciler(self.tag, default_appliers(self.tag, roots=(run,)))
         self.runtime = probe_runtime(run, options.runtime or None)
-        cgroup = f"/engine-{self.tag.instance}"
-        conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{cgroup}/conmon")
+        self._cgroup = f"/engine-{self.tag.instance}"
+        conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{self._cgroup}/conmon")
         self.images = ImageManager(
             data / "image",
             exec_root=run,
@@ -127,7 +128,7 @@ class Engine:
         )
         store = ContainerStore(self.state)
         self.environment = Environment(
-            Roots(data / "containers", run / "fs", cgroup),
+            Roots(data / "containers", run / "fs", self._cgroup),
             store,
             self.images,
             self.networks,
@@ -200,6 +201,7 @@ class Engine:
         if not self._alive():
             self.reconciler.remove(HOST_IMAGE)
             self.reconciler.collect()
+            cgroup.remove(self._cgroup)
         self.reconciler.close()
         self.events.close()
         self.state.close()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from engine.network.model import Attachment, ContainerRef, EndpointSettings
 from engine.plugins import Plugins
 from engine.reconcile.applier import Sandbox
 from engine.reconcile.reconciler import Reconciler
+from engine.runtime import leftovers
+from engine.runtime.conmon import Conmon
 from engine.runtime.model import HOST, PRIVATE, Mount
 from engine.runtime.oci_spec import oci_config, oci_config_text
 from engine.runtime.rootfs import directory_in_root
@@ -28,6 +31,8 @@ from engine.spec.errors import Conflict, EngineError, NotFound
 from engine.spec.mounts import OverlayMount
 from engine.spec.resource import Plan, Resource
 from engine.volume.manager import VolumeManager
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,22 @@ class Environment:
         """Remove its directories and all in them."""
         shutil.rmtree(self.directory(container), ignore_errors=True)
         shutil.rmtree(self.rootfs(container), ignore_errors=True)
+
+    def end_leftovers(self, conmon: Conmon, running: Collection[str]) -> None:
+        """At a daemon's start: end all processes of containers but those that are recorded as running."""
+        leftovers.collect(conmon, self._roots.cgroup, running)
+
+    def sweep(self, living: Collection[str]) -> None:
+        """At a daemon's start, when nothing unwanted is mounted any more: remove directories that a kill left."""
+        for directory in _entries(self._roots.data):
+            if not self._store.has(directory.name):
+                shutil.rmtree(directory, ignore_errors=True)
+        for directory in _entries(self._roots.run):
+            if directory.name not in living:
+                try:
+                    directory.rmdir()
+                except OSError as err:
+                    log.warning("a root file system is left: %s", err)
 
     def prepare(self, container: Container, undo: ExitStack) -> str:
         """Make everything and return the OCI configuration; `undo` takes it away again."""
@@ -298,6 +319,10 @@ class Environment:
             etc.write(directory, "hostname", (config.hostname or socket.gethostname()) + "\n"),
             etc.write(directory, "resolv.conf", resolv),
         ]
+
+
+def _entries(directory: Path) -> list[Path]:
+    return list(directory.iterdir()) if directory.is_dir() else []
 
 
 def _volumes(container: Container) -> set[str]:

@@ -6,7 +6,6 @@ start that fails or is interrupted leaves nothing: what is not recorded as runni
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -23,7 +22,6 @@ from engine.container.store import ContainerStore
 from engine.container.times import now
 from engine.container.waiters import ExitResult, Waiters
 from engine.events import EventBus
-from engine.runtime.bundle import Bundle
 from engine.runtime.conmon import Conmon, exit_status
 from engine.spec.errors import Conflict, EngineError, NotFound
 
@@ -189,18 +187,15 @@ class Lifecycle:
         return self.waiters.wait(container, "next-exit")
 
     def restore(self) -> list[str]:
-        """After a start of the daemon: adopt what runs, unwind what does not. Return the ids of those that run."""
-        bundles = {b.id: b for b in Bundle.all(self._conmon.exec_root)}
+        """After a start of the daemon: end what no record says to run. Return the ids of those that do run."""
+        running = [c.id for c in self._store.all() if c.state.running]
+        self._environment.end_leftovers(self._conmon, running)
         living: list[str] = []
-        for container in self._store.all():
-            bundle = bundles.pop(container.id, None)
-            if container.state.running and bundle is not None and (pidfd := self._conmon.pidfd(bundle)) is not None:
+        for id in running:
+            pidfd = self._conmon.pidfd(self._conmon.bundle(id))
+            if pidfd is not None:
                 os.close(pidfd)
-                living.append(container.id)
-        for bundle in bundles.values():
-            with contextlib.suppress(EngineError):
-                self._conmon.delete(bundle, force=True)
-            bundle.remove()
+                living.append(id)
         return living
 
     def resume(self, living: list[str]) -> None:
@@ -212,8 +207,6 @@ class Lifecycle:
             was_running, state = container.state.running, container.state
             if was_running:
                 self.ended(container, state.started_at)
-            elif self._conmon.bundle(container.id).exists():
-                self.unwind(container)
             if not self._store.exists(container):
                 continue
             if state.status == "removing":

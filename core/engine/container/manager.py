@@ -107,19 +107,30 @@ class ContainerManager:
 
     def _delete(self, container: Container, *, volumes: bool | None = None) -> None:
         """Delete an ended container. The row goes last: an interrupted removal is finished by the next daemon."""
-        take_volumes = container.host_config.auto_remove if volumes is None else volumes
-        if container.state.status == "removing" or self._environment.rootfs(container).exists():
+        state = container.state
+        if state.status == "removing" or self._environment.rootfs(container).exists():
             self._lifecycle.unwind(container)
-        container.state.status = "removing"
+        if state.status != "removing":
+            state.takes_volumes = container.host_config.auto_remove if volumes is None else volumes
+            state.status = "removing"
+            self._store.save(container)
         self._environment.remove_directories(container)
         self._environment.dereference_volumes(container)
+        if state.takes_volumes:
+            self._remove_anonymous_volumes(container)
         self._store.delete(container)
         self._execs.forget(container)
-        if take_volumes:
-            self._remove_anonymous_volumes(container)
         self._emit(container, "destroy")
-        self._lifecycle.waiters.removed(container.id, ExitResult(container.state.exit_code))
+        self._lifecycle.waiters.removed(container.id, ExitResult(state.exit_code))
         self._lifecycle.attachments.fail(container.id, Conflict(f"container {container.name} was removed"))
+        self._release_image(container)
+
+    def _release_image(self, container: Container) -> None:
+        """Let an image that was removed by force while the container used it go."""
+        try:
+            self._images.resolve(container.image_id)
+        except NotFound:
+            self._images.release()
 
     def _remove_anonymous_volumes(self, container: Container) -> None:
         for mount in container.mounts:
@@ -539,11 +550,31 @@ class ContainerManager:
 
     def restore(self) -> builtins.list[str]:
         """First half of a daemon's start: find what runs; see `Lifecycle.restore`."""
-        return self._lifecycle.restore()
+        living = self._lifecycle.restore()
+        for volume in self._volumes.list():
+            # Made for a container whose creation was interrupted before the container's own row was written.
+            if volume.anonymous and volume.references and not any(map(self._store.has, volume.references)):
+                for user in volume.references:
+                    self._volumes.dereference(volume.name, user)
+                self._volumes.remove(volume.name)
+        return living
 
     def resume(self, living: builtins.list[str]) -> None:
-        """Second half: see `Lifecycle.resume`."""
+        """Second half, after the other managers and the reconciler: see `Lifecycle.resume`."""
+        self._environment.sweep(living)
+        for id in living:
+            self._finish_connections(self._store.get(id))
         self._lifecycle.resume(living)
+
+    def _finish_connections(self, container: Container) -> None:
+        """Undo a connect and complete a disconnect that were interrupted between the network and the container."""
+        attached = {a.network for a in self._networks.attachments(container.id)}
+        wanted = {e.network for e in container.endpoints}
+        for network in attached - wanted:
+            self._networks.detach(container.id, network)
+        if wanted - attached:
+            container.endpoints = [e for e in container.endpoints if e.network in attached]
+            self._store.save(container)
 
     def close(self) -> None:
         """Stop watching; the containers go on."""

@@ -56,6 +56,8 @@ class ContainerState(BaseModel):
     restart_count: int = 0
     stopped_by_hand: bool = False
     """A person stopped it: `unless-stopped` and `always` leave it so until it is started by hand."""
+    takes_volumes: bool = False
+    """While it is removed: whether its anonymous volumes go, too."""
 
     @property
     def running(self) -> bool:

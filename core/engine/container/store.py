@@ -54,8 +54,12 @@ class ContainerStore:
 
     def exists(self, container: Container) -> bool:
         """Return whether a container has not been removed meanwhile."""
+        return self.has(container.id)
+
+    def has(self, id: str) -> bool:
+        """Return whether a container has that id."""
         with self._guard:
-            return container.id in self._containers
+            return id in self._containers
 
     def has_name(self, name: str) -> bool:
         """Return whether a container has that name."""
