@@ -8,6 +8,7 @@ import pty
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
@@ -143,9 +144,11 @@ def test_wait_and_stop_and_restart(server: Server) -> None:
 
 
 def test_an_interrupted_run_passes_the_signal_on(server: Server) -> None:
-    client = server.spawn(
-        "run", "--rm", "--name", "c", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 99 & echo ready; wait"
+    program = (
+        "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); print('ready', flush=True);"
+        "signal.sigwait([15]); sys.exit(5)"
     )
+    client = server.spawn("run", "--rm", "--name", "c", "busybox", sys.executable, "-c", program)
     assert client.stdout is not None
     assert client.stdout.readline() == b"ready\n"
     client.send_signal(signal.SIGTERM)
