@@ -14,6 +14,7 @@ from engine.reconcile import conntrack
 from engine.reconcile.applier import BatchError, Context, Difference, Tag
 from engine.reconcile.foreign_firewall import ForeignFirewall
 from engine.reconcile.forwarding import Forwarding
+from engine.reconcile.hot_elements import Change, ChangeRefused, HotElements, are_hot
 from engine.reconcile.libnft import Nft, NftError
 from engine.reconcile.ruleset import (
     OPERATORS_CHAIN,
@@ -41,6 +42,7 @@ class NftApplier:
         self._table = tag.table
         self._where = f"inet {tag.table}"
         self._nft = Nft()
+        self._hot = HotElements(tag.table)
         self._foreign = ForeignFirewall(self._nft, tag.table)
         self._forwarding = Forwarding()
         self._ready = False
@@ -48,12 +50,12 @@ class NftApplier:
     def create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:
         """Make a batch in one transaction; see `Applier.create`."""
         items = [item for item in batch if not isinstance(item, Ruleset)]
-        commands = {self._command("create", element): item for item in items for element in elements(item)}
+        changes = {Change("create", element): item for item in items for element in elements(item)}
         try:
             self._ensure(batch, anew=len(items) < len(batch))
-            self._run_with_ruleset(batch, list(commands))
-        except NftError as err:
-            failed = commands.get(err.line, batch[0])
+            self._change_with_ruleset(batch, list(changes))
+        except ChangeRefused as err:
+            failed = changes[err.change] if err.change else batch[0]
             raise BatchError(failed, err, (), exists=err.errno == errno.EEXIST, errno=err.errno or 0) from err
         except OSError as err:
             raise BatchError(batch[0], err, (), errno=err.errno or 0) from err
@@ -67,14 +69,14 @@ class NftApplier:
             seen = read_elements(self._listing() or ())
             wanted = elements(new)
             stale = [e for e in (*elements(old), *_optional(new)) if (e.set, e.key) not in {w[:2] for w in wanted}]
-            commands = [self._command("delete", e) for e in stale if _plain(e.key) in seen[e.set]]
+            changes = [Change("delete", e) for e in stale if _plain(e.key) in seen[e.set]]
             for element in wanted:
                 data = seen[element.set].get(_plain(element.key))
                 if data is not None and data != element.data:
-                    commands.append(self._command("delete", element))
+                    changes.append(Change("delete", element))
                 if data != element.data:
-                    commands.append(self._command("create", element))
-            self._run_with_ruleset([new], list(dict.fromkeys(commands)))
+                    changes.append(Change("create", element))
+            self._change_with_ruleset([new], list(dict.fromkeys(changes)))
         except OSError as err:
             raise BatchError(new, err, (), errno=err.errno or 0) from err
         self._follow_up([new], [old, new])
@@ -84,12 +86,12 @@ class NftApplier:
         doomed = [element for item in batch for element in elements(item)]
         try:
             try:
-                self._run([self._command("delete", element) for element in doomed])
-            except NftError as err:
+                self._change([Change("delete", element) for element in doomed])
+            except ChangeRefused as err:
                 if err.errno != errno.ENOENT:
                     raise
                 seen = read_elements(self._listing() or ())
-                self._run([self._command("delete", e) for e in doomed if _plain(e.key) in seen[e.set]])
+                self._change([Change("delete", e) for e in doomed if _plain(e.key) in seen[e.set]])
         except OSError as err:
             return [(item, err) for item in batch]
         conntrack.forget_soon([item for item in batch if isinstance(item, PortMap)])
@@ -160,31 +162,40 @@ class NftApplier:
         if family == "element":
             name, key = rest
             quoted = " . ".join(f'"{part}"' for part in key.split(" . ")) if name in _NAMED else key
-            self._run([self._command("delete", Element(name, quoted))])
+            self._change([Change("delete", Element(name, quoted))])
         elif len(rest) > 1:
             self._foreign.remove()
         else:
             self._ready = False
-            self._run([f"delete table {self._where}"])
+            self._nft.run(f"delete table {self._where}")
 
-    def _command(self, verb: str, element: Element) -> str:
-        text = element.text() if verb == "create" else element.key
-        return f"{verb} element {self._where} {element.set} {{ {text} }}"
+    def _command(self, change: Change) -> str:
+        element = change.element
+        text = element.text() if change.verb == "create" else element.key
+        return f"{change.verb} element {self._where} {element.set} {{ {text} }}"
 
-    def _run(self, commands: Iterable[str]) -> None:
-        text = "\n".join(commands)
-        if text:
-            self._nft.run(text)
-
-    def _run_with_ruleset(self, batch: Sequence[Resource], commands: list[str]) -> None:
+    def _change(self, changes: Sequence[Change]) -> None:
+        """Make changes in one transaction; raises ChangeRefused."""
+        if not changes:
+            return
+        if are_hot(changes):
+            self._hot.change(changes)
+            return
+        commands = {self._command(change): change for change in changes}
         try:
-            self._run(commands)
+            self._nft.run("\n".join(commands))
         except NftError as err:
+            raise ChangeRefused(err, commands.get(err.line)) from err
+
+    def _change_with_ruleset(self, batch: Sequence[Resource], changes: Sequence[Change]) -> None:
+        try:
+            self._change(changes)
+        except ChangeRefused as err:
             if err.errno != errno.ENOENT:
                 raise
             self._ready = False  # somebody has flushed the table
             self._ensure(batch)
-            self._run(commands)
+            self._change(changes)
 
     def _listing(self, *, terse: bool = False) -> list[Mapping[str, Any]] | None:
         return self._nft.listing(f"table {self._where}", terse=terse)
@@ -224,7 +235,7 @@ class NftApplier:
         commands = [f"delete set {self._where} {name}" for name in markers]
         new = (VERSION, fingerprint(self._listing(terse=True) or []))
         commands += [f"add set {self._where} {name} {{ type mark; }}" for name in new]
-        self._run(commands)
+        self._nft.run("\n".join(commands))
 
     def _follow_up(self, items: Sequence[Resource], flows: Sequence[Resource]) -> None:
         """Do what belongs to a published port besides its element; raises BatchError with everything as created."""

@@ -69,9 +69,9 @@ class Message(NamedTuple):
     flags: int
     body: bytes
 
-    def encode(self, sequence: int) -> bytes:
-        """Return the bytes on the wire."""
-        flags = self.flags | NLM_F_REQUEST | NLM_F_ACK
+    def encode(self, sequence: int, *, answered: bool = True) -> bytes:
+        """Return the bytes on the wire; the kernel answers unless told not to."""
+        flags = self.flags | NLM_F_REQUEST | (NLM_F_ACK if answered else 0)
         return _HEADER.pack(16 + len(self.body), self.type, flags, sequence, 0) + self.body + bytes(-len(self.body) % 4)
 
 
@@ -153,6 +153,28 @@ class NetlinkSocket:
                     acks[position] = _ack(flags, body)
                     missing -= 1
         return [ack for ack in acks if ack is not None]
+
+    def transact(self, begin: Message, messages: Sequence[Message], end: Message) -> list[Ack]:
+        """Send an nfnetlink batch, which is a transaction, and return the answer to each message.
+
+        Raises OSError when the whole batch is refused, or the answer is lost.
+        """
+        first = self._sequence + 1
+        self._sequence += len(messages) + 2
+        parts = [message.encode(first + n) for n, message in enumerate(messages, 1)]
+        parts = [begin.encode(first, answered=False), *parts, end.encode(self._sequence, answered=False)]
+        self._socket.send(b"".join(parts))
+        acks: dict[int, Ack] = {}
+        while len(acks) < len(messages):
+            for kind, flags, sequence, body in self._receive():
+                if kind != NLMSG_ERROR or not first <= sequence < self._sequence:
+                    continue
+                ack = _ack(flags, body)
+                if sequence > first:
+                    acks[sequence] = ack
+                elif ack.errno:
+                    raise ack.error()
+        return [acks[sequence] for sequence in sorted(acks)]
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         try:

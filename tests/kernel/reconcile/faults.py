@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
 
+from engine.reconcile.hot_elements import Change, ChangeRefused, HotElements
 from engine.reconcile.libnft import Nft, NftError
 from engine.reconcile.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket, attr
 
@@ -39,9 +40,20 @@ def at_step(number: int, fail: Callable[[], Message | None]) -> Iterator[list[in
             raise NftError("Error: Could not process rule: File exists" if exists else "Error: refused")
         run(self, commands)
 
+    change = HotElements.change
+
+    def changed_elements(self: HotElements, changes: list[Change]) -> None:
+        count[0] += 1
+        if count[0] == number:
+            err = OSError(errno.EEXIST if fail() is TAKEN else errno.EINVAL, "refused")
+            raise ChangeRefused(err, changes[0])
+        change(self, changes)
+
     with NetlinkSocket() as sock:
         assert [ack.errno for ack in sock.send([REFUSED, TAKEN])] == [errno.EINVAL, errno.EEXIST]
-    with mock.patch.object(NetlinkSocket, "send", sent), mock.patch.object(Nft, "run", ran):
+    with mock.patch.object(NetlinkSocket, "send", sent), mock.patch.object(
+        Nft, "run", ran
+    ), mock.patch.object(HotElements, "change", changed_elements):
         yield count
 
 
