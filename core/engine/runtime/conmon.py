@@ -86,7 +86,7 @@ class Conmon:
         try:
             arguments = self.arguments(bundle, bundle.id, tty=tty, stdin=open_stdin)
             arguments += ["--persist-dir", str(bundle.persist), "-l", f"k8s-file:{log_path}" if log_path else "none"]
-            if open_stdin and not stdin_once:
+            if open_stdin and (tty or not stdin_once):  # as docker: a terminal stays usable after a detach
                 arguments.append("--leave-stdin-open")
             command = json.loads(config)["process"]["args"][0]
             what = f"cannot create container {bundle.id[:12]}"

@@ -133,6 +133,7 @@ def test_durations(seconds: float, expected: str) -> None:
 
 def test_words() -> None:
     assert ago(time.time() - 5) == "5 seconds ago"
+    assert ago(0) == "N/A"
     assert short_id("sha256:" + "a" * 64) == "a" * 12
     assert (bytes_decimal(0), bytes_decimal(1999, 3), bytes_decimal(5_580_000, 3)) == ("0B", "2kB", "5.58MB")
     assert bytes_binary(1536) == "1.5KiB"

@@ -137,13 +137,13 @@ def _unpack(chunks: Iterator[bytes], base: Path, name: str, rename: str | None, 
                 member.name = f"{rename}{slash}{rest}" if rest else rename
                 if member.islnk():
                     member.linkname = member.linkname.replace(first, rename, 1)
+            if not archive:
+                member.uid, member.gid = os.geteuid(), os.getegid()
             try:
                 tarfile.tar_filter(member, str(base))  # refuses what leaves `base`; its changes of modes are not wanted
                 tar.extract(member, base, numeric_owner=True, filter="fully_trusted")
             except tarfile.FilterError as err:
                 raise Failure(f"the archive is refused: {err}") from err
-            if not archive and os.geteuid() == 0:
-                os.chown(base / member.name, os.geteuid(), os.getegid(), follow_symlinks=False)
             count += member.size
     return count
 

@@ -60,7 +60,9 @@ def duration(seconds: float) -> str:
 
 
 def ago(when: float, now: float | None = None) -> str:
-    """Return how long ago a point of Unix time was."""
+    """Return how long ago a point of Unix time was; N/A for 0, which reproducible images have."""
+    if when <= 0:
+        return "N/A"
     return duration((time.time() if now is None else now) - when) + " ago"
 
 
