@@ -4,6 +4,7 @@ Fenced blocks say in their info string what they are:
     console            commands after `$`; the lines below a command are in its output, in this order
     console fails      ... the last command fails
     console root       ... only where there is root
+    console daemon     ... a daemon runs
     LANGUAGE file=F same     the file is exactly so
     LANGUAGE file=F part     the file has these lines
     LANGUAGE file=F run      the file is written
@@ -55,7 +56,7 @@ class Reader:
         if block.info[0] == "console":
             if "root" in block.info and not ROOT:
                 return
-            if "root" in block.info:
+            if "daemon" in block.info:
                 self._start_daemon()
             self._console(block)
         elif block.file:
@@ -139,7 +140,7 @@ def _virtual_environment(directory: Path) -> dict[str, str]:
     (packages / "seen.pth").write_text(lines)
     scripts = {
         "pip": "from pip._internal.cli.main import main",
-        "pytest": "from pytest import console_main as main",
+        "pytest": "from pytest import main",
         "engine": "from engine.cli import main",
     }
     for name, line in scripts.items():
