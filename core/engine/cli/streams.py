@@ -152,6 +152,8 @@ class Conversation:
         passed, detach = self._keys.feed(data)
         self._typed += passed
         if detach:
+            while self._typed:  # what was typed before the keys is for the container
+                self._send()
             raise Detached
 
     def _send(self) -> None:

@@ -75,7 +75,13 @@ def box(host: EngineHost) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("command", "code"),
-    [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["nosuch"], 127), (["/etc"], 126), (["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137)],
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 7"], 7),
+        (["nosuch"], 127),
+        (["/etc"], 126),
+        (["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137),
+    ],
 )
 def test_exit_codes(host: EngineHost, command: list[str], code: int) -> None:
     done = host.engine("run", "--rm", "--network", "none", "busybox", *command, check=False)
