@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.api.server import build_app, serve
-from engine.api.services import Instance, JsonObject, Services
+from engine.api.services import Instance, Services
 from engine.cli import CLI_SOCKET
 from engine.container.creation import Creation, NetworkDefault
 from engine.container.environment import Environment, Roots
@@ -26,13 +26,14 @@ from engine.container.manager import ContainerManager
 from engine.container.mounts import MountResolver
 from engine.container.store import ContainerStore
 from engine.daemon_options import DaemonOptions
+from engine.doctor import Doctor
 from engine.events import EventBus
 from engine.image.manager import ImageManager
 from engine.logs import configure_logging
 from engine.network.manager import NetworkManager
 from engine.plugins import Plugins
-from engine.reconcile.applier import Difference, Tag
-from engine.reconcile.appliers import default_appliers
+from engine.reconcile.applier import Tag
+from engine.reconcile.appliers import mount_appliers, network_appliers
 from engine.reconcile.mounts import make_private
 from engine.reconcile.reconciler import Reconciler
 from engine.reconcile.watch import Watch
@@ -59,36 +60,6 @@ def make_tag(data_root: Path) -> Tag:
     return Tag(instance=instance, link_group=group, table=f"engine_{instance}")
 
 
-def difference_json(difference: Difference) -> JsonObject:
-    """Return a difference in the API's shape."""
-    return {
-        "resource": "/".join(difference.key),
-        "state": difference.state,
-        "owner": difference.owner,
-        "fields": {name: list(values) for name, values in difference.fields.items()},
-    }
-
-
-class Doctor:
-    """Tells what on the host is not as it should be, and repairs it."""
-
-    def __init__(self, reconciler: Reconciler) -> None:
-        self._reconciler = reconciler
-
-    def diff(self) -> list[JsonObject]:
-        """Return all differences, in sandboxes too; nothing is changed."""
-        return [difference_json(d) for d in self._reconciler.diff(sandboxes=True)]
-
-    def repair(self) -> JsonObject:
-        """Repair, and return what was done and what is left."""
-        report = self._reconciler.repair(sandboxes=True)
-        collected = self._reconciler.collect()
-        return {
-            "repaired": [difference_json(d) for d in (*report.fixed, *collected)],
-            "left": [difference_json(d) for d in report.left],
-        }
-
-
 class Engine:
     """One engine: all managers on one data root and one exec root."""
 
@@ -108,7 +79,10 @@ class Engine:
         self.plugins.load_plugins()
         self.events.subscribe(self.plugins.emit)
         make_private(run)
-        self.reconciler = Reconciler(self.tag, default_appliers(self.tag, roots=(run,)))
+        # Two, each with a thread of its own: a mount that hangs (a dead NFS server) must not hold up the networks.
+        self.links = Reconciler(self.tag, network_appliers(self.tag))
+        self.mounts = Reconciler(self.tag, mount_appliers((run,)))
+        self.doctor = Doctor((self.links, self.mounts))
         self.runtime = probe_runtime(run, options.runtime or None)
         self._cgroup = f"/engine-{self.tag.instance}"
         conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{self._cgroup}/conmon")
@@ -117,14 +91,14 @@ class Engine:
             exec_root=run,
             insecure_registries=options.insecure_registries,
             in_use=lambda id: self.containers.users_of_image(id),
-            mount=lambda plan: self.reconciler.apply(HOST_IMAGE, plan),
+            mount=lambda plan: self.mounts.apply(HOST_IMAGE, plan),
             events=self.events,
         )
         self.networks = NetworkManager(
-            self.state, self.plugins, self.reconciler, netns_root=run / "netns", events=self.events
+            self.state, self.plugins, self.links, netns_root=run / "netns", events=self.events
         )
         self.volumes = VolumeManager(
-            self.state, self.plugins, self.reconciler, root=data / "volumes", run_root=run / "vol", events=self.events
+            self.state, self.plugins, self.mounts, root=data / "volumes", run_root=run / "vol", events=self.events
         )
         store = ContainerStore(self.state)
         self.environment = Environment(
@@ -133,7 +107,7 @@ class Engine:
             self.images,
             self.networks,
             self.volumes,
-            self.reconciler,
+            self.mounts,
             self.plugins,
             inspect=lambda container: self.containers.inspect(container.id),
         )
@@ -150,23 +124,14 @@ class Engine:
         living = self.containers.restore()
         for id in living:
             container = self._store.get(id)
-            self.reconciler.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
+            self.mounts.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
         self.networks.restore(living)
         self.volumes.restore(living, [c.id for c in self._store.all()])
         self.images.collect()
-        for difference in self.reconciler.collect():
-            log.info("removed a leftover: %s", difference)
-        self._repair(frozenset())
+        self.doctor.collect()
+        self.doctor.mend()
         self.containers.resume(living)
-        self._watch = Watch(self.reconciler, self._repair)
-
-    def _repair(self, lost: frozenset[str]) -> None:
-        """Repair what somebody else changed on the host."""
-        report = self.reconciler.repair(lost=lost)
-        for difference in report.fixed:
-            log.info("repaired: %s", difference)
-        for difference in report.left:
-            log.warning("not repaired: %s", difference)
+        self._watch = Watch(self.links, Doctor((self.links,)).mend)
 
     def services(self) -> Services:
         """Return what the API serves."""
@@ -177,12 +142,13 @@ class Engine:
             volumes=self.volumes,
             events=self.events,
             plugins=self.plugins,
-            doctor=Doctor(self.reconciler),
+            doctor=self.doctor,
             instance=Instance(
                 id=self.tag.instance,
                 data_root=str(self.options.data_root),
                 exec_root=str(self.options.exec_root),
                 runtime=self.runtime.name,
+                components={self.runtime.name: self.runtime.version},
             ),
         )
 
@@ -199,10 +165,11 @@ class Engine:
             self._watch.stop()
         self.containers.close()
         if not self._alive():
-            self.reconciler.remove(HOST_IMAGE)
-            self.reconciler.collect()
+            self.mounts.remove(HOST_IMAGE)
+            self.doctor.collect()
             cgroup.remove(self._cgroup)
-        self.reconciler.close()
+        self.links.close()
+        self.mounts.close()
         self.events.close()
         self.state.close()
         os.close(self._lock)

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from engine.api.requests import call, filters, json_body, reply, services, strings
 from engine.api.services import Filters, JsonObject, OwnerPlan, Services
 from engine.container.config import EndpointConfig
-from engine.container.filters import parse_time
 from engine.container.record import Endpoint
+from engine.filters import parse_time
 from engine.network.model import NetworkRecord
 from engine.spec.errors import InvalidParameter, Unsupported
 

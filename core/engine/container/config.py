@@ -7,7 +7,7 @@ means "not given", as the API has it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_pascal
@@ -30,6 +30,15 @@ class DockerModel(BaseModel):
     def docker(self) -> dict[str, Any]:
         """Return the object in the API's JSON shape."""
         return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Read an object of the API. Raises InvalidParameter that names the fields that are wrong."""
+        try:
+            return cls.model_validate(body)
+        except ValidationError as err:
+            problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in err.errors()[:5])
+            raise InvalidParameter("the request is malformed", why=problems) from err
 
 
 def _words(value: Any) -> Any:
@@ -204,15 +213,6 @@ class CreateRequest(Config):
 
     host_config: HostConfig = HostConfig()
     networking_config: NetworkingConfig = NetworkingConfig()
-
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> CreateRequest:
-        """Read a body. Raises InvalidParameter that names the fields that are wrong."""
-        try:
-            return cls.model_validate(body)
-        except ValidationError as err:
-            problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in err.errors()[:5])
-            raise InvalidParameter("the container's configuration is malformed", why=problems) from err
 
     def config(self) -> Config:
         """Return the portable part alone."""

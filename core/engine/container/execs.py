@@ -75,7 +75,7 @@ class Execs:
 
         Raises InvalidParameter without a command, Conflict unless the container runs.
         """
-        config = ExecConfig.model_validate(body)
+        config = ExecConfig.parse(body)
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
         _check_running(container)

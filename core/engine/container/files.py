@@ -87,7 +87,7 @@ class ContainerFiles:
     def commit(self, container: Container, options: dict[str, Any], pause: Callable[[], Any]) -> str:
         """Make an image of a container and return its id; `pause` freezes it meanwhile."""
         repo, tag = options.get("repo") or "", options.get("tag") or ""
-        config = Config.model_validate({**container.config.docker(), **(options.get("config") or {})})
+        config = Config.parse({**container.config.docker(), **(options.get("config") or {})})
         with pause(), layer.layer_tar(self._environment.upper(container)) as tar:
             image = self._images.commit(
                 tar,

@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
 
 from engine.container.record import Container
 from engine.container.views import seconds_of
+from engine.filters import Filters, check_known, has_label, labels_match, parse_time
 from engine.spec.errors import InvalidParameter, NotFound
 
-Filters = Mapping[str, Sequence[str]]
 STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_time(value: str) -> float:
-    """Return seconds since the epoch of a Unix time, an RFC 3339 time or a duration back from now (`1h30m`).
-
-    Raises InvalidParameter.
-    """
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    parts = _DURATION.findall(value)
-    if parts and "".join(n + unit for n, unit in parts) == value:
-        return time.time() - sum(float(n) * _SECONDS[unit] for n, unit in parts)
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except ValueError as err:
-        raise InvalidParameter(
-            f"invalid time {value!r}", hint="Use a Unix time, RFC 3339 or a duration like 10m."
-        ) from err
-
-
-def has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    """Return whether there is a label `name` or `name=value`."""
-    name, separator, value = wanted.partition("=")
-    return name in labels and (not separator or labels[name] == value)
-
-
-def known(filters: Filters, names: Iterable[str]) -> None:
-    """Raise InvalidParameter for a filter that is none of `names`."""
-    for name in filters:
-        if name not in names:
-            raise InvalidParameter(f"invalid filter {name!r}", hint=f"Known: {', '.join(sorted(names))}.")
 
 
 class ContainerFilter:
@@ -78,7 +41,7 @@ class ContainerFilter:
             "is-task": lambda c, v: v.lower() in ("0", "false"),
             "health": lambda c, v: v == "none",
         }
-        known(filters, self._tests)
+        check_known(filters, self._tests)
         for value in filters.get("status", ()):
             if value not in STATUSES:
                 raise InvalidParameter(f"invalid filter 'status={value}'", hint=f"Known: {', '.join(STATUSES)}.")
@@ -107,12 +70,9 @@ class ContainerFilter:
 
 def prune_matches(container: Container, filters: Filters) -> bool:
     """Return whether `prune` takes a container. Raises InvalidParameter for unknown filters."""
-    known(filters, ("until", "label", "label!"))
-    labels = container.config.labels
-    return (
-        all(has_label(labels, v) for v in filters.get("label", ()))
-        and not any(has_label(labels, v) for v in filters.get("label!", ()))
-        and all(seconds_of(container.created) < parse_time(v) for v in filters.get("until", ()))
+    check_known(filters, ("until", "label", "label!"))
+    return labels_match(container.config.labels, filters) and all(
+        seconds_of(container.created) < parse_time(v) for v in filters.get("until", ())
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,10 +41,16 @@ class ContainerLogs:
             self._resources.callback(os.close, fd)
         self._ended = ended
         self._closed = False
+        self._begun = False
+        self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Iterate; blocks for more while following. To be called once."""
         query = self._query
+        with self._lock:
+            if self._closed:
+                return
+            self._begun = True
         with self._resources:
             if self._path is None or not self._path.exists():
                 return
@@ -64,6 +71,10 @@ class ContainerLogs:
 
     def close(self) -> None:
         """End it, from any thread; once more is no error."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
             os.close(self._stopper)
+            if not self._begun:  # nobody will iterate: what the iteration would have closed
+                self._resources.close()

@@ -5,29 +5,29 @@ from __future__ import annotations
 import builtins
 import signal
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
 
-from engine.container import layer
 from engine.container.attachments import Attachment
-from engine.container.config import CreateRequest, EndpointConfig, HostConfig, RestartPolicy
+from engine.container.config import CreateRequest, HostConfig, RestartPolicy
 from engine.container.creation import Creation, signal_number
 from engine.container.environment import Environment, endpoint_settings
 from engine.container.execs import Execs
 from engine.container.files import Archive, ContainerFiles
-from engine.container.filters import ContainerFilter, Filters, prune_matches
+from engine.container.filters import prune_matches
 from engine.container.launch import resources
 from engine.container.lifecycle import Lifecycle
 from engine.container.logs import ContainerLogs, LogQuery
 from engine.container.naming import check_name
+from engine.container.presenter import Presenter
 from engine.container.record import Container, Endpoint
 from engine.container.restart import check_policy
 from engine.container.store import ContainerStore
-from engine.container.views import JsonObject, inspection, mount_json, network_settings, summary
+from engine.container.views import JsonObject
 from engine.container.waiters import ExitResult
 from engine.events import EventBus
+from engine.filters import Filters
 from engine.image.manager import ImageManager
 from engine.network.manager import NetworkManager
 from engine.reconcile.applier import Sandbox
@@ -69,6 +69,7 @@ class ContainerManager:
         self._events = events
         self._lifecycle = Lifecycle(store, environment, conmon, events, self._delete)
         self._execs = Execs(conmon, events)
+        self._presenter = Presenter(store, environment, images, networks)
         self._files = ContainerFiles(store, environment, images, events)
 
     # Existence
@@ -145,7 +146,7 @@ class ContainerManager:
         for container in self._store.all():
             if container.state.running or not prune_matches(container, filters):
                 continue
-            size = self._size(container)
+            size = self._presenter.size(container)
             try:
                 self.remove(container.id)
             except Conflict:
@@ -278,7 +279,7 @@ class ContainerManager:
         with self._store.lock(container):
             # Zero means "as it was" here, so only what is given and not zero is merged.
             given = {k: v for k, v in config.items() if v not in (None, 0, "", [], {})}
-            host = HostConfig.model_validate(container.host_config.docker() | given)
+            host = HostConfig.parse(container.host_config.docker() | given)
             policy = RestartPolicy.model_validate(
                 given.get("RestartPolicy", container.host_config.restart_policy.docker())
             )
@@ -402,80 +403,17 @@ class ContainerManager:
     def inspect(self, ref: str, *, size: bool = False) -> JsonObject:
         """Return the API's inspection."""
         container = self._store.get(ref)
-        result = inspection(
-            container,
-            directory=self._environment.directory(container),
-            rootfs=self._environment.rootfs(container),
-            mounts=self._mounts_json(container),
-            networks=network_settings(
-                self._networks_json(container),
-                self._ports(container),
-                str(self._networks.sandbox_path(container.id)) if container.state.running else "",
-                container.id,
-            ),
-            execs=self._execs.of(container),
-        )
-        if size:
-            result |= self._sizes(container)
-        return result
+        return self._presenter.inspect(container, self._execs.of(container), size=size)
 
     def list(self, *, all: bool = False, limit: int = 0, size: bool = False, filters: Filters) -> list[JsonObject]:
         """Return the API's summaries, newest first."""
-        passes = ContainerFilter(
-            filters, find=self._store.get, networks_of=self._network_names, image_matches=self._image_matches
-        )
-        shows_ended = all or limit > 0 or passes.shows_ended
-        chosen = [c for c in self._store.all() if (shows_ended or c.state.running) and passes(c)]
-        return [self._summary(c, size=size) for c in (chosen[:limit] if limit > 0 else chosen)]
-
-    def _summary(self, container: Container, *, size: bool) -> JsonObject:
-        result = summary(
-            container,
-            mounts=self._mounts_json(container),
-            networks=self._networks_json(container),
-            ports=self._ports(container),
-        )
-        return result | self._sizes(container) if size else result
-
-    def _mounts_json(self, container: Container) -> builtins.list[JsonObject]:
-        return [mount_json(m, self._environment.mount_source(m)) for m in container.mounts]
-
-    def _network_names(self, container: Container) -> Iterable[str]:
-        for endpoint in container.endpoints:
-            yield endpoint.network
-            with suppress(NotFound):
-                yield self._networks.get(endpoint.network).name
-
-    def _networks_json(self, container: Container) -> dict[str, JsonObject]:
-        """Return what it got on each network while it runs, and what it wishes for while it does not."""
-        result: dict[str, JsonObject] = {}
-        for endpoint in container.endpoints:
-            with suppress(NotFound):  # the network was removed while the container did not run
-                record = self._networks.get(endpoint.network)
-                result[record.name] = endpoint.settings.docker() | {"NetworkID": record.id, "EndpointID": ""}
-        if container.sandbox == "host":
-            record = self._networks.get(container.host_config.network_mode)
-            result[record.name] = EndpointConfig().docker() | {"NetworkID": record.id, "EndpointID": ""}
-        return result | self._networks.inspect_endpoints(container.id)
-
-    def _ports(self, container: Container) -> Mapping[str, Any]:
-        exposed: dict[str, Any] = dict.fromkeys(container.config.exposed_ports)
-        return exposed | dict.fromkeys(container.host_config.port_bindings) | self._networks.port_bindings(container.id)
-
-    def _image_matches(self, ref: str, container: Container) -> bool:
-        return ref == container.image_ref or self._images.resolve(ref).id == container.image_id
-
-    def _size(self, container: Container) -> int:
-        return layer.size(self._environment.upper(container))
-
-    def _sizes(self, container: Container) -> JsonObject:
-        changed = self._size(container)
-        image = self._images.find(container.image_id)
-        return {"SizeRw": changed, "SizeRootFs": changed + (image.size if image else 0)}
+        return self._presenter.list(all=all, limit=limit, size=size, filters=filters)
 
     def top(self, ref: str, ps_args: str = "") -> JsonObject:
         """Return the processes."""
-        container = self._running(ref)
+        container = self._store.get(ref)
+        if not container.state.running:
+            raise Conflict(f"Container {container.id} is not running")
         listing = top(self._cgroup(container), ps_args or "-ef")
         return {"Titles": list(listing.titles), "Processes": [list(row) for row in listing.processes]}
 
@@ -489,12 +427,6 @@ class ContainerManager:
 
     def _cgroup(self, container: Container) -> str:
         return str(self._conmon.bundle(container.id).read_config()["linux"]["cgroupsPath"])
-
-    def _running(self, ref: str) -> Container:
-        container = self._store.get(ref)
-        if not container.state.running:
-            raise Conflict(f"Container {container.id} is not running")
-        return container
 
     # Networks
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from engine.filters import Filters, check_known, has_label, parse_time
 from engine.image.model import Image
 from engine.image.reference import Reference
 from engine.spec.errors import InvalidParameter
 
-Filters = Mapping[str, Sequence[str]]
-"""Filter name -> values. Values of one filter are alternatives, except labels, which must all match, as in docker."""
-
 
 def select(images: Sequence[Image], filters: Filters, resolve: Callable[[str], Image]) -> list[Image]:
-    """The images that pass every filter. Raises InvalidParameter for an unknown filter, NotFound for before/since."""
+    """The images that pass every filter: values of one are alternatives, but labels must all match, as in docker.
+
+    Raises InvalidParameter for an unknown filter, NotFound for before/since.
+    """
+    check_known(filters, (*_TESTS, "before", "since"))
     chosen = list(images)
     for name, values in filters.items():
-        if name not in _TESTS and name not in ("before", "since"):
-            known = ", ".join(sorted([*_TESTS, "before", "since"]))
-            raise InvalidParameter(f"invalid filter '{name}'", hint=f"Known are {known}.")
         if name in ("before", "since"):
             times = [_created(resolve(value)) for value in values]
             if name == "before":
@@ -40,22 +38,19 @@ def _dangling(image: Image, value: str) -> bool:
     return image.dangling == (value.lower() in ("true", "1"))
 
 
-def _label(image: Image, value: str) -> bool:
-    key, has_value, wanted = value.partition("=")
-    return key in image.labels and (not has_value or image.labels[key] == wanted)
-
-
 def _reference(image: Image, pattern: str) -> bool:
     for name in (Reference.parse(name) for name in (*image.repo_tags, *image.repo_digests)):
         spellings = (name.familiar, name.familiar_name, str(name), name.name)
-        if any(fnmatch.fnmatchcase(spelling, pattern) and spelling.count("/") == pattern.count("/")
-               for spelling in spellings):
+        if any(
+            fnmatch.fnmatchcase(spelling, pattern) and spelling.count("/") == pattern.count("/")
+            for spelling in spellings
+        ):
             return True
     return False
 
 
 def _until(image: Image, value: str) -> bool:
-    return _created(image) < _moment(value)
+    return _created(image) < parse_time(value)
 
 
 def _created(image: Image) -> float:
@@ -63,29 +58,6 @@ def _created(image: Image) -> float:
         return _seconds(image.created)
     except ValueError:
         return 0.0  # whoever made the image wrote something else there
-
-
-def _moment(value: str) -> float:
-    """A time: seconds since 1970, RFC 3339, or an age like 24h or 1h30m."""
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return _seconds(value)
-    except ValueError:
-        pass
-    units, age, number = {"h": 3600, "m": 60, "s": 1, "d": 86400}, 0.0, ""
-    for character in value:
-        if character in units and number:
-            age, number = age + float(number) * units[character], ""
-        elif character.isdigit() or character == ".":
-            number += character
-        else:
-            raise InvalidParameter(f"invalid time {value!r}", hint="Write 24h, or a date like 2026-01-31T12:00:00Z.")
-    if number or not value:
-        raise InvalidParameter(f"invalid time {value!r}", hint="Write 24h, or a date like 2026-01-31T12:00:00Z.")
-    return time.time() - age
 
 
 def _seconds(text: str) -> float:
@@ -96,8 +68,8 @@ def _seconds(text: str) -> float:
 
 _TESTS: dict[str, Callable[[Image, str], bool]] = {
     "dangling": _dangling,
-    "label": _label,
-    "label!": lambda image, value: not _label(image, value),
+    "label": lambda image, value: has_label(image.labels, value),
+    "label!": lambda image, value: not has_label(image.labels, value),
     "reference": _reference,
     "until": _until,
 }

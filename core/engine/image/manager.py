@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from engine.events import EventBus
+from engine.filters import Filters
 from engine.image import archive, host, push, removal
 from engine.image.catalogue import Catalogue
 from engine.image.changes import apply as apply_changes
 from engine.image.compression import Readable
-from engine.image.filters import Filters, select
+from engine.image.filters import select
 from engine.image.host import BUILTIN_HOST, HostRoot
 from engine.image.layers import LayerStore
 from engine.image.manifest import Platform

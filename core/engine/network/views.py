@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from engine.filters import check_known, has_label, labels_match
 from engine.network.model import Attachment, NetworkRecord
 from engine.spec.errors import InvalidParameter
 from engine.spec.values import family_of
@@ -101,9 +102,7 @@ def port_bindings(endpoints: Iterable[Attachment]) -> dict[str, list[JsonObject]
 
 def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], used: bool) -> bool:
     """Return whether a network passes the filters of GET /networks. Raises InvalidParameter for an unknown one."""
-    for name in filters:
-        if name not in FILTERS:
-            raise InvalidParameter(f"invalid filter {name!r}", hint=f"Known: {', '.join(FILTERS)}")
+    check_known(filters, FILTERS)
     tests: dict[str, Callable[[str], bool]] = {
         "driver": lambda v: record.driver == v,
         "id": lambda v: v in record.id,
@@ -126,16 +125,7 @@ def _type(value: str) -> str:
 
 def prunable(record: NetworkRecord, filters: Mapping[str, Sequence[str]], until: float | None) -> bool:
     """Return whether an unused network passes the filters of POST /networks/prune."""
-    for name in filters:
-        if name not in PRUNE_FILTERS:
-            raise InvalidParameter(f"invalid filter {name!r}", hint=f"Known: {', '.join(PRUNE_FILTERS)}")
+    check_known(filters, PRUNE_FILTERS)
     if until is not None and datetime.fromisoformat(record.created).timestamp() > until:
         return False
-    wanted = all(has_label(record.labels, value) for value in filters.get("label", ()))
-    return wanted and not any(has_label(record.labels, value) for value in filters.get("label!", ()))
-
-
-def has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    """Return whether there is a label `name` or `name=value`."""
-    name, separator, value = wanted.partition("=")
-    return name in labels and (not separator or labels[name] == value)
+    return labels_match(record.labels, filters)

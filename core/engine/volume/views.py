@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engine.filters import Filters, check_known, labels_match
 from engine.spec.errors import InvalidParameter
 from engine.volume.record import VolumeRecord, masked
 from engine.volume.vet import RECORD
 
-Filters = Mapping[str, Sequence[str]]
 _TRUE, _FALSE = frozenset({"1", "true", "True"}), frozenset({"0", "false", "False"})
 
 
@@ -30,12 +30,6 @@ def volume_json(record: VolumeRecord, scope: str) -> dict[str, Any]:
     }
 
 
-def _check(filters: Filters, known: Iterable[str]) -> None:
-    for name in filters:
-        if name not in known:
-            raise InvalidParameter(f"invalid filter {name!r}", hint=f"Known: {', '.join(sorted(known))}")
-
-
 def _flag(filters: Filters, name: str) -> bool | None:
     values = set(filters.get(name, ()))
     if not values:
@@ -47,24 +41,19 @@ def _flag(filters: Filters, name: str) -> bool | None:
     raise InvalidParameter(f"invalid filter '{name}={','.join(sorted(values))}'", hint="Expected true or false")
 
 
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, separator, value = wanted.partition("=")
-    return name in labels and (not separator or labels[name] == value)
-
-
 def volume_filter(filters: Filters) -> Callable[[VolumeRecord], bool]:
     """Return the test of `volume ls` filters; labels must all be there, other values are alternatives.
 
     Raises InvalidParameter.
     """
-    _check(filters, ("name", "driver", "label", "dangling"))
+    check_known(filters, ("name", "driver", "label", "dangling"))
     dangling = _flag(filters, "dangling")
 
     def passes(record: VolumeRecord) -> bool:
         return (
             (not filters.get("name") or any(part in record.name for part in filters["name"]))
             and (not filters.get("driver") or record.driver in filters["driver"])
-            and all(_has_label(record.labels, label) for label in filters.get("label", ()))
+            and labels_match(record.labels, filters)
             and (dangling is None or dangling is not bool(record.users))
         )
 
@@ -73,15 +62,11 @@ def volume_filter(filters: Filters) -> Callable[[VolumeRecord], bool]:
 
 def prune_filter(filters: Filters) -> Callable[[VolumeRecord], bool]:
     """Return the test of `volume prune` filters. Raises InvalidParameter."""
-    _check(filters, ("label", "label!", "all"))
+    check_known(filters, ("label", "label!", "all"))
     everything = _flag(filters, "all") is True
 
     def takes(record: VolumeRecord) -> bool:
-        return (
-            (everything or record.anonymous)
-            and all(_has_label(record.labels, label) for label in filters.get("label", ()))
-            and not any(_has_label(record.labels, label) for label in filters.get("label!", ()))
-        )
+        return (everything or record.anonymous) and labels_match(record.labels, filters)
 
     return takes
 

@@ -9,7 +9,7 @@ import pytest
 from engine.container import etc
 from engine.container.config import Config, HostConfig, PortBinding, RestartPolicy
 from engine.container.creation import signal_number
-from engine.container.filters import ContainerFilter, parse_time, prune_matches
+from engine.container.filters import ContainerFilter, prune_matches
 from engine.container.naming import check_name, made_up_name, new_id
 from engine.container.ports import requested_ports
 from engine.container.record import Container, ContainerState
@@ -17,6 +17,7 @@ from engine.container.restart import RestartTimers, check_policy
 from engine.container.views import ago, port_list, status_text
 from engine.container.waiters import ExitResult, Waiters
 from engine.events import EventBus
+from engine.filters import parse_time
 from engine.spec.errors import InvalidParameter, NotFound
 from engine.spec.plugin import Event
 

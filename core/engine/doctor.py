@@ -1,0 +1,58 @@
+"""What on the host is not as it should be, and its repair: all reconcilers of an engine together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+
+from engine.api.services import JsonObject
+from engine.reconcile.applier import Difference
+from engine.reconcile.reconciler import Reconciler
+
+log = logging.getLogger(__name__)
+
+
+def difference_json(difference: Difference) -> JsonObject:
+    """Return a difference in the API's shape."""
+    return {
+        "resource": "/".join(difference.key),
+        "state": difference.state,
+        "owner": difference.owner,
+        "fields": {name: list(values) for name, values in difference.fields.items()},
+    }
+
+
+class Doctor:
+    """Compares, repairs and collects. The parts that are not the network's come last: see `Engine`."""
+
+    def __init__(self, reconcilers: Sequence[Reconciler]) -> None:
+        self._reconcilers = reconcilers
+
+    def diff(self) -> list[JsonObject]:
+        """Return all differences, in sandboxes too; nothing is changed."""
+        return [difference_json(d) for part in self._reconcilers for d in part.diff(sandboxes=True)]
+
+    def repair(self) -> JsonObject:
+        """Repair, and return what was done and what is left."""
+        repaired: list[Difference] = []
+        left: list[Difference] = []
+        for part in self._reconcilers:
+            report = part.repair(sandboxes=True)
+            repaired += [*report.fixed, *part.collect()]
+            left += report.left
+        return {"repaired": [difference_json(d) for d in repaired], "left": [difference_json(d) for d in left]}
+
+    def collect(self) -> None:
+        """Remove what is ours and nobody wants."""
+        for part in self._reconcilers:
+            for difference in part.collect():
+                log.info("removed a leftover: %s", difference)
+
+    def mend(self, lost: Collection[str] = ()) -> None:
+        """Repair the host's side, and log what was done: `lost` are links that went away meanwhile."""
+        for part in self._reconcilers:
+            report = part.repair(lost=lost)
+            for difference in report.fixed:
+                log.info("repaired: %s", difference)
+            for difference in report.left:
+                log.warning("not repaired: %s", difference)

@@ -1,0 +1,55 @@
+"""What the filters of all objects have in common, as the Docker Engine API defines them: labels and times."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from engine.spec.errors import InvalidParameter
+
+Filters = Mapping[str, Sequence[str]]
+"""Name of a filter -> its values, in the order given."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def check_known(filters: Filters, known: Iterable[str]) -> None:
+    """Raise InvalidParameter for a filter that is none of the known ones."""
+    for name in filters:
+        if name not in known:
+            raise InvalidParameter(f"invalid filter {name!r}", hint=f"Known: {', '.join(sorted(known))}.")
+
+
+def has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    """Return whether there is a label `name` or `name=value`."""
+    name, separator, value = wanted.partition("=")
+    return name in labels and (not separator or labels[name] == value)
+
+
+def labels_match(labels: Mapping[str, str], filters: Filters) -> bool:
+    """Return whether labels pass the filters `label` (all must be there) and `label!` (none may be)."""
+    return all(has_label(labels, v) for v in filters.get("label", ())) and not any(
+        has_label(labels, v) for v in filters.get("label!", ())
+    )
+
+
+def parse_time(value: str) -> float:
+    """Return seconds since the epoch of a Unix time, an RFC 3339 time or a duration back from now (`1h30m`).
+
+    Raises InvalidParameter.
+    """
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    parts = _DURATION.findall(value)
+    if parts and "".join(n + unit for n, unit in parts) == value:
+        return time.time() - sum(float(n) * _SECONDS[unit] for n, unit in parts)
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except ValueError as err:
+        raise InvalidParameter(
+            f"invalid time {value!r}", hint="Use a Unix time, RFC 3339 or a duration like 10m."
+        ) from err
