@@ -235,7 +235,7 @@ def test_events_as_they_happen(server: Server) -> None:
 
 def test_version_and_info(server: Server) -> None:
     done = server.cli("version", "--format", "{{.Client.APIVersion}} {{.Server.APIVersion}} {{.Server.MinAPIVersion}}")
-    assert done.stdout == b"1.43 1.43 1.24\n"
+    assert done.stdout == b"1.44 1.44 1.24\n"
     done = server.cli(
         "info", "--format", "{{.ID}} {{.Images}} {{.DefaultRuntime}} {{.Swarm.LocalNodeState}} {{.Warnings}}"
     )

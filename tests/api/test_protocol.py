@@ -52,11 +52,11 @@ def test_ping_and_versions(server: Server) -> None:
     for method in ("GET", "HEAD"):
         status, data, headers = server.request(method, "/_ping")
         assert (status, data) == (200, b"OK" if method == "GET" else b"")
-        assert (headers["Api-Version"], headers["Ostype"], headers["Swarm"]) == ("1.43", "linux", "inactive")
-    assert server.request("GET", "/v1.24/version")[1]["ApiVersion"] == "1.43"
-    status, error, _ = server.request("GET", "/v1.44/version")
+        assert (headers["Api-Version"], headers["Ostype"], headers["Swarm"]) == ("1.44", "linux", "inactive")
+    assert server.request("GET", "/v1.24/version")[1]["ApiVersion"] == "1.44"
+    status, error, _ = server.request("GET", "/v1.45/version")
     assert (status, error["message"]) == (
-        400, "client version 1.44 is too new. Maximum supported API version is 1.43",
+        400, "client version 1.45 is too new. Maximum supported API version is 1.44",
     )  # fmt: skip
     status, error, _ = server.request("GET", "/v1.23/containers/json")
     assert status == 400

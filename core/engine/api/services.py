@@ -4,7 +4,7 @@ Rules for all of them:
 - Methods are synchronous and thread-safe; the API calls them on worker threads. They raise the kinds of
   `engine.spec.errors`.
 - `ref` is what a client wrote: an id, a unique prefix of one, or a name (with or without the leading slash).
-- `JsonObject` is docker-shaped JSON (API v1.43), in and out; a summary or an inspection is returned complete.
+- `JsonObject` is docker-shaped JSON (API v1.44), in and out; a summary or an inspection is returned complete.
 - `Filters` are parsed: name -> values in the order given (`{"label": ["a=b"], "label!": ["c"]}`). Who gets a filter
   that it does not know raises InvalidParameter `invalid filter 'x'`.
 - A Future that the API no longer wants is cancelled: who completes it calls `set_running_or_notify_cancel()` first, and

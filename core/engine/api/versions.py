@@ -11,7 +11,7 @@ from yarl import URL
 
 from engine.spec.errors import InvalidParameter
 
-CURRENT = (1, 43)
+CURRENT = (1, 44)
 """What we speak, and what a request without prefix means."""
 OLDEST = (1, 24)
 
@@ -19,7 +19,7 @@ _PREFIX = re.compile(r"/v(\d{1,3})\.(\d{1,3})(?=/)", re.ASCII)
 
 
 def text(version: tuple[int, int]) -> str:
-    """Return a version as clients write it, such as "1.43"."""
+    """Return a version as clients write it, such as "1.44"."""
     return f"{version[0]}.{version[1]}"
 
 

@@ -1,6 +1,6 @@
 """A small client of the Docker Engine HTTP API: JSON, streams, uploads and hijacked connections.
 
-Protocol: the Docker Engine API reference, version 1.43. Requests name that version; a daemon that only knows an older
+Protocol: the Docker Engine API reference, version 1.44. Requests name that version; a daemon that only knows an older
 one says so, and the request is sent again in its version: nothing is spent on negotiation where it is not needed.
 """
 
@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from engine.cli.errors import ApiError, Failure, Unreachable
 from engine.cli.transport import Endpoint, Wire
 
-API_VERSION = "1.43"
+API_VERSION = "1.44"
 _MAX_HEADER = 64 * 1024
 
 Query = Mapping[str, Any]

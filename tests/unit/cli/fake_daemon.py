@@ -131,7 +131,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 class FakeDaemon:
     """Listens at a Unix socket. `routes` maps "METHOD /path" (a regular expression) to a function or an answer."""
 
-    def __init__(self, path: Path, api_version: str = "1.43") -> None:
+    def __init__(self, path: Path, api_version: str = "1.44") -> None:
         self.path, self.api_version = path, api_version
         self.host = f"unix://{path}"
         self.routes: dict[str, Any] = {}

@@ -25,7 +25,7 @@ def client(daemon: FakeDaemon) -> Client:
 def test_requests_name_our_version(daemon: FakeDaemon, client: Client) -> None:
     daemon.routes["GET /info"] = Answer(200, {"Name": "x"})
     assert client.get("/info") == {"Name": "x"}
-    assert [r.version for r in daemon.requests] == ["1.43"]
+    assert [r.version for r in daemon.requests] == ["1.44"]
 
 
 @pytest.mark.parametrize("method", ["get", "wait", "hijack", "head", "upload"])
@@ -92,7 +92,7 @@ def test_an_error_before_the_upload_is_read_is_reported(short_path: Path) -> Non
         def serve() -> None:
             ping, _ = listener.accept()
             ping.recv(65536)
-            ping.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: 1.43\r\nContent-Length: 0\r\n\r\n")
+            ping.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nContent-Length: 0\r\n\r\n")
             ping.close()
             upload, _ = listener.accept()
             upload.recv(1000)

@@ -426,5 +426,5 @@ def test_version_without_a_daemon(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.routes["GET /version"] = refuse(500, "broken")
     result = cli("version")
     assert result.code == 1
-    assert "API version:       1.43" in result.out
+    assert "API version:       1.44" in result.out
     assert result.err == "engine: broken\n"
