@@ -120,14 +120,15 @@ def test_detaching(daemon: FakeDaemon, full: bool) -> None:
         connection.sendall(b"ready ")
         while data := connection.recv(1000):
             received.append(data)
-            connection.sendall(b"<" + data + b">")
+            if data.endswith(b"y"):
+                connection.sendall(b"seen")
         return 1
 
     container = FakeContainer(daemon, program, tty=True).install()
     session = Session(daemon, "run", "-it", "image", full=full)
     session.expect(b"ready")
     session.type(b"x\x10y")
-    session.expect(b"y>")
+    session.expect(b"seen")
     session.type(b"last\x10\x11")
     assert session.end() == 0
     assert b"read escape sequence" in session.seen
