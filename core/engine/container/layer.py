@@ -3,6 +3,9 @@
 Overlayfs keeps them in the upper directory: a deleted name is a character device 0:0, a directory that hides the one
 below has the attribute `trusted.overlay.opaque` (Documentation/filesystems/overlayfs.rst). A layer says the same with
 names that begin with `.wh.` (OCI image specification, layer.md).
+
+The places that the runtime makes in every container so that something can be mounted on them are no changes of the
+container's: Docker keeps them in a layer of their own that it does not show.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from typing import IO, Any
 CHANGED, ADDED, DELETED = 0, 1, 2
 """Kinds of the API's changes."""
 _OPAQUE = "trusted.overlay.opaque"
-_SPOOL_BYTES = 8 << 20
+_MADE_FILES = frozenset({"etc/hostname", "etc/hosts", "etc/resolv.conf", "dev/console"})
+_MADE_DIRECTORIES = frozenset({"dev", "dev/mqueue", "dev/pts", "dev/shm", "proc", "sys"})
 
 
 def changes(upper: Path, lowers: Sequence[Path]) -> list[dict[str, Any]]:
@@ -27,6 +31,8 @@ def changes(upper: Path, lowers: Sequence[Path]) -> list[dict[str, Any]]:
     for path, found in _walk(upper):
         name = path.relative_to(upper)
         exists = _exists_below(name, lowers)
+        if exists and stat.S_ISDIR(found.st_mode) and _holds_only_made(path, upper):
+            continue
         kind = DELETED if _is_whiteout(found) else CHANGED if exists else ADDED
         result.append({"Path": f"/{name}", "Kind": kind})
     return result
@@ -53,7 +59,27 @@ def size(upper: Path) -> int:
     return sum(found.st_size for _, found in _walk(upper) if stat.S_ISREG(found.st_mode))
 
 
-def _walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _holds_only_made(directory: Path, upper: Path) -> bool:
+    """Return whether a directory is in the upper one only for the sake of what the runtime made in it."""
+    inner = list(directory.iterdir())
+    return bool(inner) and all(_is_made(path, path.lstat(), upper) for path in inner)
+
+
+def _is_made(path: Path, found: os.stat_result, upper: Path) -> bool:
+    name = str(path.relative_to(upper))
+    if stat.S_ISREG(found.st_mode):
+        return found.st_size == 0 and name in _MADE_FILES
+    return stat.S_ISDIR(found.st_mode) and name in _MADE_DIRECTORIES
+
+
+def _walk(upper: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Give what is below the upper directory, without what the runtime made."""
+    for path, facts in _walk_all(upper):
+        if not _is_made(path, facts, upper):
+            yield path, facts
+
+
+def _walk_all(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
     try:
         with os.scandir(directory) as entries:
             found = sorted(entries, key=lambda e: e.name)
@@ -67,7 +93,7 @@ def _walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
             continue  # the container removed it meanwhile
         yield path, facts
         if stat.S_ISDIR(facts.st_mode):
-            yield from _walk(path)
+            yield from _walk_all(path)
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str, found: os.stat_result, links: dict[tuple[int, int], str]) -> None:
