@@ -382,11 +382,11 @@ class FakeContainers:
         return [{"Path": "/a", "Kind": 1}, {"Path": "/b", "Kind": 0}, {"Path": "/c", "Kind": 2}]
 
     def logs(
-        self, ref: str, *, stdout: bool, stderr: bool, since: float = 0.0, until: float = 0.0, tail: int | None = None,
+        self, ref: str, *, stdout: bool, stderr: bool, since_ns: int = 0, until_ns: int = 0, tail: int | None = None,
         timestamps: bool = False, details: bool = False, follow: bool = False,
     ) -> FakeLog:  # fmt: skip
         c = self.find(ref)
-        self.calls.append(("logs", since, until, tail, timestamps, details, follow))
+        self.calls.append(("logs", since_ns, until_ns, tail, timestamps, details, follow))
         streams = {1} if stdout else set()
         return FakeLog(c.monitor, tty=c.tty, streams=streams | ({2} if stderr else set()), tail=tail, follow=follow)
 

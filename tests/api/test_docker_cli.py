@@ -84,7 +84,7 @@ def test_logs(server: Server) -> None:
     done = server.cli("logs", "--since", "2020-01-01T00:00:00Z", "--tail", "5", "-t", "c")
     assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
     call = next(c for c in server.containers.calls if c[0] == "logs")
-    assert call == ("logs", 1577836800.0, 0.0, 5, True, False, False)
+    assert call == ("logs", 1577836800 * 10**9, 0, 5, True, False, False)
 
 
 def test_logs_follow_until_the_end(server: Server) -> None:

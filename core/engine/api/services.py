@@ -152,14 +152,14 @@ class ContainerManager(Protocol):
         *,
         stdout: bool,
         stderr: bool,
-        since: float = 0.0,
-        until: float = 0.0,
+        since_ns: int = 0,
+        until_ns: int = 0,
         tail: int | None = None,
         timestamps: bool = False,
         details: bool = False,
         follow: bool = False,
     ) -> LogReader:
-        """Read the log. Times are seconds since the epoch (0: no bound); `tail` None is all.
+        """Read the log. Times are nanoseconds since the epoch (0: no bound); `tail` None is all.
 
         `follow` goes on until the container ends.
         """

@@ -16,12 +16,12 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 
 @dataclass(frozen=True)
 class LogQuery:
-    """What to read: times in seconds since the epoch (0: no bound), `tail` None for all."""
+    """What to read: times in nanoseconds since the epoch (0: no bound), `tail` None for all."""
 
     stdout: bool
     stderr: bool
-    since: float = 0.0
-    until: float = 0.0
+    since_ns: int = 0
+    until_ns: int = 0
     tail: int | None = None
     timestamps: bool = False
     follow: bool = False
@@ -58,8 +58,8 @@ class ContainerLogs:
                 self._path,
                 stdout=query.stdout,
                 stderr=query.stderr,
-                since_ns=int(query.since * 1e9),
-                until_ns=int(query.until * 1e9),
+                since_ns=query.since_ns,
+                until_ns=query.until_ns,
                 tail=query.tail,
                 follow=query.follow,
                 ended=self._ended,

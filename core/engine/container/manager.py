@@ -321,8 +321,8 @@ class ContainerManager:
         *,
         stdout: bool,
         stderr: bool,
-        since: float = 0.0,
-        until: float = 0.0,
+        since_ns: int = 0,
+        until_ns: int = 0,
         tail: int | None = None,
         timestamps: bool = False,
         details: bool = False,
@@ -333,7 +333,7 @@ class ContainerManager:
         if container.host_config.log_config.type == "none":
             raise InvalidParameter("configured logging driver does not support reading")
         ended = self._conmon.pidfd(self._conmon.bundle(container.id)) if container.state.running else None
-        query = LogQuery(stdout, stderr, since, until, tail, timestamps, follow)
+        query = LogQuery(stdout, stderr, since_ns, until_ns, tail, timestamps, follow)
         return ContainerLogs(self._environment.log_path(container), query, tty=container.config.tty, ended=ended)
 
     def exec_create(self, ref: str, config: JsonObject) -> str:
@@ -445,6 +445,7 @@ class ContainerManager:
             if container.state.running:
                 sandbox = Sandbox(self._networks.sandbox_path(container.id))
                 self._networks.attach(record.id, self._environment.ref(container), sandbox, endpoint_settings(endpoint))
+                self._environment.connected(container)
             container.endpoints.append(endpoint)
             self._store.save(container)
 
