@@ -19,21 +19,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[EngineHost]:
-    """A machine with a running daemon and the image `busybox`, for all tests of a file; at the end nothing may be left."""
+    """A machine with a running daemon and the image `busybox`, for the tests of a file; at the end nothing may be left."""
     skip_unless_possible()
     with EngineHost() as machine:
         machine.load_busybox()
         machine.engine("run", "--rm", "busybox", "true")  # what the first container makes for good is no leak
-        before = machine.snapshot()
+        before = machine.settled()
         yield machine
-        machine.remove_containers()
+        machine.clear()
         machine.assert_clean(before)
 
 
 @pytest.fixture
 def clean(host: EngineHost) -> Iterator[EngineHost]:
-    """The machine; the test must leave it as it was, but for containers, which are removed."""
+    """The machine; the test must leave it as it was, but for containers, networks and volumes."""
     before = host.snapshot()
     yield host
-    host.remove_containers()
+    host.clear()
     host.assert_clean(before)

@@ -61,7 +61,7 @@ def skip_unless_possible() -> None:
 
 
 class EngineHost:
-    """A machine with a daemon; a context manager. `start_daemon` may be called again after `stop_daemon` or `kill_daemon`."""
+    """A machine with a daemon; a context manager. After `stop_daemon` or `kill_daemon`, start another."""
 
     def __init__(self, *daemon_options: str) -> None:
         self.daemon_options = list(daemon_options)
@@ -154,6 +154,10 @@ class EngineHost:
 
         return call_in(self.lan if lan else self.netns, talk)
 
+    def listen(self, port: int, *, lan: bool = False) -> socket.socket:
+        """Listen on all addresses of the machine, or in the outside world; the caller closes the socket."""
+        return call_in(self.lan if lan else self.netns, lambda: socket.create_server(("0.0.0.0", port)))
+
     # The daemon
 
     def start_daemon(self, *options: str) -> None:
@@ -202,6 +206,13 @@ class EngineHost:
         self.stop_daemon()
         self.start_daemon(*options)
 
+    def kill_containers(self) -> None:
+        """Kill all monitors and all that runs in containers, as a loss of power does."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: not self.processes(), "the end of killed processes")
+
     def log(self) -> str:
         """Return what the daemons have logged so far."""
         return (self.root / "log").read_text(errors="replace")
@@ -210,12 +221,10 @@ class EngineHost:
         """End the daemon, what runs in its containers, and the machine; remove all files."""
         if self.daemon is not None:
             with contextlib.suppress(OSError, AssertionError):
-                self.remove_containers()
+                self.clear()
             with contextlib.suppress(AssertionError):
                 self.stop_daemon()
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.kill_containers()
         for holder in self._holders:
             holder.kill()
             holder.wait(SECONDS)
@@ -243,13 +252,19 @@ class EngineHost:
         """Run the `engine` command line."""
         return self.run(str(ENGINE), *args, check=check, input=input, timeout=timeout)
 
+    def engine_as(self, uid: int, *args: str) -> Done:
+        """Run the `engine` command line as another user; it need not succeed."""
+        return self.run("setpriv", "--reuid", str(uid), "--clear-groups", str(ENGINE), *args, check=False)
+
     def docker(self, *args: str, check: bool = True, input: str | None = None, timeout: float = SECONDS) -> Done:
         """Run Docker's own command line against the daemon; skips the test where it is not installed."""
         if shutil.which("docker") is None:
             pytest.skip("the docker command line is not installed")
         return self.run("docker", *args, check=check, input=input, timeout=timeout)
 
-    def request(self, method: str, path: str, body: str | None = None, *, timeout: float = SECONDS) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: str | None = None, *, timeout: float = SECONDS
+    ) -> tuple[int, bytes]:
         """Make an HTTP request of the daemon; return status and body."""
         connection = http.client.HTTPConnection("localhost", timeout=timeout)
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -269,27 +284,28 @@ class EngineHost:
         archive.unlink()
         return "busybox"
 
-    def remove_containers(self) -> None:
-        """Remove all containers by force, with their anonymous volumes."""
+    def clear(self) -> None:
+        """Remove all containers by force, then networks and volumes that somebody made."""
         ids = self.engine("ps", "-aq").stdout.split()
         if ids:
             self.engine("rm", "-f", "-v", *ids)
+        self.engine("network", "prune", "-f")
+        self.engine("volume", "prune", "-a", "-f")
 
     # What is on the machine
 
     def processes(self) -> list[int]:
         """Return the ids of our monitors and runtimes, and of all processes in our containers' cgroups."""
         found = set()
-        mark = f"{self.root}/"
+        mark = os.fsencode(f"{self.root}/")
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 name = Path(os.fsdecode(words[0])).name
-                if name in ("conmon", "crun", "runc") and any(os.fsencode(mark) in word for word in words):
-                    found.add(int(entry.name))
-                elif f"/engine-{self.instance}/" in (entry / "cgroup").read_text():
+                ours = name in ("conmon", "crun", "runc") and any(mark in word for word in words)
+                if ours or f"/engine-{self.instance}/" in (entry / "cgroup").read_text():
                     found.add(int(entry.name))
         return sorted(found)
 
@@ -302,11 +318,16 @@ class EngineHost:
     def snapshot(self) -> dict[str, Any]:
         """Return all that an engine can leave on the machine, as a plain value."""
         state = call_in(self.netns, snapshot.network)
+        del state["host"]["sysctls"]  # forwarding stays on once a network needed it, as it does with Docker
+        state["firewall"] = self._without_empty_table(state["firewall"])
         mounts = Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()
         loops = _run(["losetup", "-l", "-n", "-O", "NAME,BACK-FILE"], dict(os.environ), True, None, SECONDS).stdout
         return {
             **state,
-            "mounts": sorted(line.split()[4] for line in mounts if str(self.root) in line),
+            # The built-in image stays mounted for the life of a daemon.
+            "mounts": sorted(
+                {p for line in mounts if (p := line.split()[4]).startswith(str(self.root))} - {f"{self.exec_root}/host"}
+            ),
             "loops": [line for line in loops.splitlines() if str(self.root) in line],
             "processes": [_command(pid) for pid in self.processes()],
             "cgroups": sorted({str(p).rpartition("/engine-")[2] for p in self.cgroups()} - {self.instance}),
@@ -314,10 +335,32 @@ class EngineHost:
             "rows": self._rows(),
         }
 
+    def settled(self) -> dict[str, Any]:
+        """Return a snapshot in which nothing is on its way out any more: the second of two equal ones."""
+        look = self.snapshot()
+        deadline = time.monotonic() + SECONDS
+        while True:
+            time.sleep(0.2)
+            again = self.snapshot()
+            if again == look:
+                return again
+            assert time.monotonic() < deadline, "the machine does not come to rest"
+            look = again
+
+    def _without_empty_table(self, ruleset: list[str]) -> list[str]:
+        """Leave our table out if nothing is in its sets: it is made upon first use, and not by each daemon."""
+        first = f"table inet engine_{self.instance} {{"
+        if first not in ruleset:
+            return ruleset
+        begin = ruleset.index(first)
+        end = ruleset.index("}", begin) + 1
+        return ruleset if any("elements = {" in line for line in ruleset[begin:end]) else ruleset[:begin] + ruleset[end:]
+
     def _files(self) -> list[str]:
         places = [self.exec_root, self.data_root, *(d for d in self.data_root.iterdir() if d.is_dir())]
         places += [d for place in (self.exec_root, self.data_root / "image") for d in place.iterdir() if d.is_dir()]
-        return sorted({str(path.relative_to(self.root)) for place in places for path in place.iterdir()})
+        names = {str(path.relative_to(self.root)) for place in places for path in place.iterdir()}
+        return sorted(names - {"x/image", "x/host"})  # made when they are first needed, and kept
 
     def _rows(self) -> list[str]:
         uri = f"file:{self.data_root / 'state.db'}?mode=ro"
@@ -339,11 +382,10 @@ def _command(pid: int) -> str:
 
 
 def _run(argv: Sequence[str], env: dict[str, str], check: bool, input: str | None, timeout: float) -> Done:
-    extra: dict[str, Any] = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
-    done = subprocess.run(
-        list(argv), capture_output=True, text=True, errors="replace", timeout=timeout, env=env, check=False, **extra
-    )
-    if check and done.returncode:
-        words = " ".join(argv)
-        raise AssertionError(f"{words} ended with {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}")
-    return done
+    extra: dict[str, Any] = {"stdin": subprocess.DEVNULL} if input is None else {"input": input.encode()}
+    raw = subprocess.run(list(argv), capture_output=True, timeout=timeout, env=env, check=False, **extra)
+    # Decoded here, so that a terminal's line ends stay as they are.
+    out, err = (stream.decode(errors="surrogateescape") for stream in (raw.stdout, raw.stderr))
+    if check and raw.returncode:
+        raise AssertionError(f"{' '.join(argv)} ended with {raw.returncode}\nstdout: {out}\nstderr: {err}")
+    return Done(raw.args, raw.returncode, out, err)
