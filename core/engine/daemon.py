@@ -26,6 +26,7 @@ from engine.container.manager import ContainerManager
 from engine.container.mounts import MountResolver
 from engine.container.store import ContainerStore
 from engine.daemon_options import DaemonOptions
+from engine.dns.service import NameService
 from engine.doctor import Doctor
 from engine.events import EventBus
 from engine.image.manager import ImageManager
@@ -94,8 +95,9 @@ class Engine:
             mount=lambda plan: self.mounts.apply(HOST_IMAGE, plan),
             events=self.events,
         )
+        self.names = NameService()
         self.networks = NetworkManager(
-            self.state, self.plugins, self.links, netns_root=run / "netns", events=self.events
+            self.state, self.plugins, self.links, netns_root=run / "netns", events=self.events, names=self.names
         )
         self.volumes = VolumeManager(
             self.state, self.plugins, self.mounts, root=data / "volumes", run_root=run / "vol", events=self.events
@@ -164,6 +166,7 @@ class Engine:
         if self._watch is not None:
             self._watch.stop()
         self.containers.close()
+        self.names.close()
         if not self._alive():
             self.mounts.remove(HOST_IMAGE)
             self.doctor.collect()

@@ -21,6 +21,7 @@ from engine.network.manager import NetworkManager
 from engine.network.model import Attachment, ContainerRef, EndpointSettings
 from engine.plugins import Plugins
 from engine.reconcile.applier import Sandbox
+from engine.reconcile.namesockets import ADDRESS as NAME_SERVER
 from engine.reconcile.reconciler import Reconciler
 from engine.runtime import leftovers
 from engine.runtime.conmon import Conmon
@@ -33,6 +34,8 @@ from engine.spec.resource import Plan, Resource
 from engine.volume.manager import VolumeManager
 
 log = logging.getLogger(__name__)
+
+HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True)
@@ -199,8 +202,15 @@ class Environment:
 
     def ref(self, container: Container) -> ContainerRef:
         """Return how the network manager knows a container."""
+        config, host = container.config, container.host_config
         return ContainerRef(
-            id=container.id, name=container.name, hostname=container.config.hostname, labels=container.config.labels
+            id=container.id,
+            name=container.name,
+            hostname=config.hostname,
+            labels=config.labels,
+            exposed=tuple(config.exposed_ports),
+            dns=tuple(host.dns),
+            ndots=etc.ndots(host.dns_options),
         )
 
     def _release_network(self, container: Container) -> None:
@@ -307,18 +317,33 @@ class Environment:
         gateway = next((g for a in attachments for g in a.gateways), "127.0.0.1")
         extra = [etc.parse_extra_host(value, gateway) for value in host.extra_hosts]
         base = Path("/etc/hosts").read_text() if container.sandbox == "host" else None
-        resolv = etc.resolv_conf(
-            Path("/etc/resolv.conf").read_text() if Path("/etc/resolv.conf").exists() else "",
-            servers=host.dns,
-            search=host.dns_search,
-            options=host.dns_options,
-            own_loopback=container.sandbox != "host",
-        )
         return [
             etc.write(directory, "hosts", etc.hosts(own, extra, base=base)),
             etc.write(directory, "hostname", (config.hostname or socket.gethostname()) + "\n"),
-            etc.write(directory, "resolv.conf", resolv),
+            etc.write(directory, "resolv.conf", self._resolv_conf(container)),
         ]
+
+    def _resolv_conf(self, container: Container) -> str:
+        host, given = HOST_RESOLV_CONF, container.host_config
+        text = host.read_text(errors="replace") if host.exists() else ""
+        if self._networks.serves_names(container.id):
+            return etc.served_resolv_conf(text, NAME_SERVER, search=given.dns_search, options=given.dns_options)
+        return etc.resolv_conf(
+            text,
+            servers=given.dns,
+            search=given.dns_search,
+            options=given.dns_options,
+            own_loopback=container.sandbox != "host",
+        )
+
+    def connected(self, container: Container) -> None:
+        """Have a running container that was just connected to a network ask the engine's name server, if it is to.
+
+        Its resolv.conf stays as it is when it does so already: the container may have changed it since.
+        """
+        path = self.directory(container) / "resolv.conf"
+        if self._networks.serves_names(container.id) and NAME_SERVER not in path.read_text(errors="replace"):
+            etc.write(path.parent, path.name, self._resolv_conf(container))
 
 
 def _entries(directory: Path) -> list[Path]:

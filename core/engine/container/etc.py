@@ -81,6 +81,22 @@ def resolv_conf(
     return "".join(f"{line}\n" for line in [*(f"nameserver {s}" for s in servers or found_servers), *kept])
 
 
+def served_resolv_conf(host: str, server: str, *, search: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """Return /etc/resolv.conf of a container that asks the engine's name server at the address `server`.
+
+    A name without dots is asked for as it is before the search list is tried (`ndots:0`, as Docker has it): it is most
+    likely a container's.
+    """
+    text = resolv_conf(host, servers=[server], search=search, options=options, own_loopback=True)
+    return text if "ndots:" in text else text + "options ndots:0\n"
+
+
+def ndots(options: Iterable[str]) -> int:
+    """Return what --dns-option says of names with few dots; 0 if nothing."""
+    given = [o.partition(":")[2] for o in options if o.startswith("ndots:")]
+    return int(given[-1]) if given and given[-1].isdecimal() else 0
+
+
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback

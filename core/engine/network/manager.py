@@ -14,6 +14,7 @@ from engine.network.addresses import Addresses
 from engine.network.attaching import FAMILIES, Attaching, check_ports, elect
 from engine.network.creation import Creation, NetworkRequest
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
+from engine.network.names import Names, NoNames
 from engine.network.planner import Planner
 from engine.network.store import NetworkStore
 from engine.plugins import Plugins
@@ -57,12 +58,19 @@ class NetworkManager:
     """
 
     def __init__(
-        self, state: State, plugins: Plugins, reconciler: Reconciler, netns_root: Path, events: Events
+        self,
+        state: State,
+        plugins: Plugins,
+        reconciler: Reconciler,
+        netns_root: Path,
+        events: Events,
+        names: Names | None = None,
     ) -> None:
         self._reconciler = reconciler
         self._netns_root = netns_root
         self._events = events
-        self._store = NetworkStore(state)
+        self._names = names or NoNames()
+        self._store = NetworkStore(state, self._names)
         self._planner = Planner(plugins, self._own_links)
         self._creation = Creation(plugins, self._planner, self._store.networks)
         self._addresses = Addresses(state, plugins)
@@ -188,6 +196,7 @@ class NetworkManager:
         path = self.sandbox_path(container_id)
         try:
             self._netns_root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._names.stop(container_id)
             netns.destroy(path)
             return netns.create(path)
         except OSError as err:
@@ -201,6 +210,7 @@ class NetworkManager:
     def sandbox_remove(self, container_id: str) -> None:
         """Let go of a container's network namespace; absent is no error."""
         path = self.sandbox_path(container_id)
+        self._names.stop(container_id)
         try:
             netns.destroy(path)
         except OSError as err:
@@ -227,12 +237,13 @@ class NetworkManager:
             record.id, container, sandbox, settings or EndpointSettings(), ports, FAMILIES - held
         )
         self._told(record, attachment, "connect")
-        if held:
-            try:
+        try:
+            self._names.attached(container.id, sandbox)
+            if held:
                 self._attaching.reroute(container.id)
-            except BaseException:
-                self.detach(container.id, record.id)
-                raise
+        except BaseException:
+            self.detach(container.id, record.id)
+            raise
         return self._store.endpoint(attachment.id) or attachment
 
     def attach_all(
@@ -256,6 +267,7 @@ class NetworkManager:
                 wanted = ports if record.id == publisher else ()
                 done.append(self._attaching.attach(record.id, container, sandbox, settings, wanted, route))
                 self._told(record, done[-1], "connect")
+            self._names.attached(container.id, sandbox)
         except BaseException:
             for attachment in reversed(done):
                 self._detach(attachment, namespace_gone=False)
@@ -305,6 +317,10 @@ class NetworkManager:
     def _detach(self, endpoint: Attachment, *, namespace_gone: bool) -> None:
         self._attaching.detach(endpoint, namespace_gone=namespace_gone)
         self._told(self.get(endpoint.network), endpoint, "disconnect")
+
+    def serves_names(self, container_id: str) -> bool:
+        """Return whether a container with a network namespace of its own is to ask the engine's name server."""
+        return self._names.serves(container_id)
 
     def attachments(self, container_id: str) -> Sequence[Attachment]:
         """Return a container's endpoints, in the order of their attachment."""
@@ -356,12 +372,21 @@ class NetworkManager:
         for path in netns.present(self._netns_root):
             if path.name not in live:
                 self.sandbox_remove(path.name)
+        self._restore_names()
         made = {n.driver for n in self._store.networks() if n.predefined}
         for driver in (d for d in PREDEFINED if d not in made):
             try:
                 self._default(driver, {}, predefined=True)
             except EngineError as err:
                 log.error("the predefined network %s cannot be made: %s", driver, err)
+
+    def _restore_names(self) -> None:
+        """Serve all living containers again: what their resolv.conf says was settled when they started."""
+        for container, path in {e.container.id: e.sandbox for e in self._store.endpoints()}.items():
+            try:
+                self._names.serve(container, Sandbox(Path(path)))
+            except EngineError as err:
+                log.error("container %s cannot look up names: %s", container[:12], err)
 
     def plan(self, ref: str, *, sandboxes: bool = True) -> Sequence[OwnerPlan]:
         """Return what a network and its endpoints want and what is not so, without changing anything.

@@ -32,6 +32,12 @@ class ContainerRef(Record):
     name: str
     hostname: str = ""
     labels: Mapping[str, str] = Field(default_factory=dict)
+    exposed: tuple[str, ...] = ()
+    """The ports that it listens at, as `80/tcp`."""
+    dns: tuple[str, ...] = ()
+    """The name servers that it was given."""
+    ndots: int = 0
+    """Names with fewer dots are completed from the search list first, if that was asked for (resolv.conf(5))."""
 
 
 class EndpointSettings(Record):

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 
 from engine.network.model import Attachment, NetworkRecord
+from engine.network.names import Names, NoNames
 from engine.spec.errors import Conflict, InvalidParameter, NotFound
 from engine.state import State
 
@@ -14,11 +15,12 @@ NETWORK, ENDPOINT = "network", "endpoint"
 
 
 class NetworkStore:
-    """All networks and endpoints. Safe to use from any thread."""
+    """All networks and endpoints, which a name server hears of. Safe to use from any thread."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, names: Names | None = None) -> None:
         """Read everything from the database."""
         self._state = state
+        self._names = names or NoNames()
         self._guard = threading.Lock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._networks = {d["id"]: NetworkRecord.model_validate(d) for d in state.all(NETWORK)}
@@ -128,8 +130,11 @@ class NetworkStore:
                     index[key].pop(endpoint.id, None)
                     if not index[key]:
                         del index[key]
+            self._names.remove(endpoint)
 
     def _index(self, endpoint: Attachment) -> None:
         self._endpoints[endpoint.id] = endpoint
         self._by_network[endpoint.network][endpoint.id] = endpoint
         self._by_container[endpoint.container.id][endpoint.id] = endpoint
+        if network := self._networks.get(endpoint.network):
+            self._names.put(endpoint, network)
