@@ -7,7 +7,8 @@ the network's lock.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -23,15 +24,24 @@ GROUP = IpamDriver.GROUP
 Chosen = tuple[Pool, str]
 
 
+STRANGER_SECONDS = 300.0
+"""For so long an address that a stranger on the wire has is not tried again."""
+
+
 class TakenAddresses:
     """The addresses of a pool that are not free, with the endpoint that has each."""
 
     def __init__(self, owners: dict[str, str]) -> None:
         self.owners = owners
         self.last: str | None = next(reversed(owners), None)
+        self._strangers: dict[str, float] = {}
 
     def __contains__(self, address: object) -> bool:
-        return address in self.owners
+        return address in self.owners or self._strangers.get(str(address), 0.0) > time.monotonic()
+
+    def seen(self, address: str) -> None:
+        """Note that somebody who is not ours has an address."""
+        self._strangers[address] = time.monotonic() + STRANGER_SECONDS
 
 
 class Addresses:
@@ -132,6 +142,41 @@ class Addresses:
             owners = self.taken(record, pool).owners
             for address in [a for a, o in owners.items() if o == owner]:
                 del owners[address]
+
+    def exchange(
+        self,
+        record: NetworkRecord,
+        chosen: Sequence[Chosen],
+        conflicts: Mapping[str, str],
+        settings: EndpointSettings,
+        container: ContainerRef,
+        owner: str,
+    ) -> list[Chosen]:
+        """Give an owner other addresses for those that others on the wire have, and return all that it has then.
+
+        `conflicts` are MAC addresses by address. Raises Conflict, which names the MAC address, for an address that was
+        asked for, and what `choose` raises.
+        """
+        for wanted in (settings.ip, settings.ip6):
+            if wanted and normal_ip(wanted) in conflicts:
+                raise Conflict(
+                    f"the address {wanted} is in use on the wire of network {record.name}",
+                    why=f"{conflicts[normal_ip(wanted)]} answers for it",
+                    hint="Choose another one; -o probe=false leaves out the question",
+                    details={"address": normal_ip(wanted), "mac": conflicts[normal_ip(wanted)]},
+                )
+        for pool, address in chosen:
+            if address in conflicts:
+                self.taken(record, pool).seen(address)
+        kept = {family_of(address): address for _, address in chosen if address not in conflicts}
+        self.give_back(record, owner)
+        wishes = settings.model_copy(update={"ip": kept.get(4, ""), "ip6": kept.get(6, "")})
+        fresh = self.choose(record, wishes, container, {})
+        with self._state.transaction():
+            for pool, _ in chosen:
+                self._state.release(owner, record.address_space(pool))
+            self.take(record, fresh, owner)
+        return fresh
 
     def forget(self, record: NetworkRecord) -> None:
         """Forget a network that is gone."""

@@ -16,6 +16,7 @@ from engine.network.model import Attachment, ContainerRef, EndpointSettings, Net
 from engine.network.planner import Planner
 from engine.network.ports import Ports, port_maps
 from engine.network.store import NetworkStore
+from engine.reconcile import neighbourhood
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import Conflict, EngineError, Forbidden, InvalidParameter, Unsupported
@@ -26,6 +27,8 @@ from engine.state import State
 
 log = logging.getLogger(__name__)
 FAMILIES = frozenset({4, 6})
+MOST_CONFLICTS = 8
+"""So many addresses that others have are passed over for one endpoint; each costs a quarter of a second."""
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 _ifname = TypeAdapter(IfName)
 
@@ -69,19 +72,99 @@ class Attaching:
                 record = self._refresh(record, caps)
             network = self._planner.network(record)
             attachment, chosen = self._endpoint(record, caps, container, sandbox, settings, route)
-            targets = _targets(attachment)
-            published = self.ports.publish(ports, targets, attachment.id, container.name, record.host_binding)
+            if not (caps.shares_wire and chosen):
+                return self._enter(record, network, attachment, chosen, ports, first)
+            # On a wire of others, the link comes first: only on it can be asked whether the addresses are free.
+            bare = attachment.model_copy(update={"addresses": (), "network_gateways": (), "gateways": ()})
+            self._enter(record, network, bare, chosen, (), first)
+        try:
+            return self._arrive(record, network, attachment, chosen, ports)
+        except BaseException:
+            self.detach(bare, namespace_gone=False)
+            raise
+
+    def _enter(
+        self,
+        record: NetworkRecord,
+        network: Network[Any],
+        attachment: Attachment,
+        chosen: Sequence[Chosen],
+        ports: Sequence[PortRequest],
+        first: bool,
+    ) -> Attachment:
+        """Write what is wanted and make it, or leave nothing. The caller holds the network's lock."""
+        name = attachment.container.name
+        published = self.ports.publish(ports, _targets(attachment), attachment.id, name, record.host_binding)
+        try:
+            attachment = attachment.model_copy(update={"ports": published})
+            plan = self._endpoint_plan(network, attachment)
+            network_plan = self._planner.network_plan(network) if first else None
+            attachment = attachment.model_copy(update={"plan": plan.to_json()})
+            self._write(record, attachment, network_plan, chosen)
+            self._apply(record, attachment, plan, network_plan, Sandbox(Path(attachment.sandbox)))
+        except BaseException:
+            self.ports.release(published, attachment.id)
+            raise
+        return attachment
+
+    def _arrive(
+        self,
+        record: NetworkRecord,
+        network: Network[Any],
+        attachment: Attachment,
+        chosen: list[Chosen],
+        ports: Sequence[PortRequest],
+    ) -> Attachment:
+        """Give an endpoint whose link is there its addresses, once nobody else on the wire has them.
+
+        Without the network's lock: others may come and go while this one listens.
+        """
+        sandbox, own = Sandbox(Path(attachment.sandbox)), host_addresses(network)
+        for _ in range(MOST_CONFLICTS):
+            addresses = [address for _, address in chosen]
+            conflicts = {a: own[a] for a in addresses if a in own}
+            if not conflicts and getattr(network.options, "probe", True):
+                conflicts = neighbourhood.conflicts(sandbox, attachment.ifname, addresses)
+            if not conflicts:
+                break
+            log.warning("addresses of network %s are in use on its wire: %s", record.name, conflicts)
+            with self._store.lock(record.id):
+                chosen = self._addresses.exchange(
+                    record, chosen, conflicts, attachment.settings, attachment.container, attachment.id
+                )
+            attachment = attachment.model_copy(update={"addresses": with_lengths(chosen)})
+        else:
+            raise Conflict(
+                f"no free address was found for container {attachment.container.name} on network {record.name}",
+                why=f"{MOST_CONFLICTS} addresses one after the other are in use on the wire",
+                hint="Give the network a range that is its own: --ip-range",
+                details={"conflicts": conflicts},
+            )
+        return self._complete(attachment, ports)
+
+    def _complete(self, attachment: Attachment, ports: Sequence[PortRequest]) -> Attachment:
+        """Give an endpoint that is there its addresses, routes and ports, and tell the wire."""
+        with self._store.lock(attachment.network):
+            record = self._store.get(attachment.network)
+            if self._store.endpoint(attachment.id) is None:
+                raise Conflict(f"container {attachment.container.name} was taken off network {record.name} meanwhile")
+            name = attachment.container.name
+            published = self.ports.publish(ports, _targets(attachment), attachment.id, name, record.host_binding)
             try:
-                attachment = attachment.model_copy(update={"ports": published})
-                plan = self._endpoint_plan(network, attachment)
-                network_plan = self._planner.network_plan(network) if first else None
-                attachment = attachment.model_copy(update={"plan": plan.to_json()})
-                self._write(record, attachment, network_plan, chosen)
-                self._apply(record, attachment, plan, network_plan, sandbox)
+                done = self._replan(attachment.model_copy(update={"ports": published}))
             except BaseException:
                 self.ports.release(published, attachment.id)
                 raise
-            return attachment
+        self.announce(done)
+        return done
+
+    def announce(self, attachment: Attachment) -> None:
+        """Tell the wire of an endpoint which addresses it has. One that is gone already is no error."""
+        addresses = [a.partition("/")[0] for a in attachment.addresses]
+        try:
+            neighbourhood.announce(Sandbox(Path(attachment.sandbox)), attachment.ifname, addresses)
+        except OSError as err:
+            log.warning("cannot announce the addresses of container %s: %s", attachment.container.name, err)
 
     def _refresh(self, record: NetworkRecord, caps: NetworkCaps) -> NetworkRecord:
         """Give a network that nobody uses other pools if its own are taken on the host by now."""
@@ -136,7 +219,7 @@ class Attaching:
             ifname=self._ifname(record, container, settings),
             host_ifname=f"veth{id[:11]}",
             mac=self._mac(record, caps, container, settings, [address for _, address in chosen]),
-            addresses=tuple(f"{address}/{pool.subnet.partition('/')[2]}" for pool, address in chosen),
+            addresses=with_lengths(chosen),
             network_gateways=gateways,
             gateways=tuple(g for g in gateways if family_of(g) in route),
         )
@@ -239,19 +322,23 @@ class Attaching:
         changed = [e for e in endpoints if wanted[e.id] != e.gateways]
         # A route goes from the old link before it comes to the new one: a namespace has one of each family.
         for endpoint in sorted(changed, key=lambda e: len(wanted[e.id]) - len(e.gateways)):
-            self._replan(endpoint, wanted[endpoint.id])
+            self._replan(endpoint.model_copy(update={"gateways": wanted[endpoint.id]}))
 
-    def _replan(self, endpoint: Attachment, gateways: tuple[str, ...]) -> None:
-        with self._store.lock(endpoint.network):
-            network = self._planner.network(self._store.get(endpoint.network))
-            changed = endpoint.model_copy(update={"gateways": gateways})
+    def _replan(self, changed: Attachment) -> Attachment:
+        """Ask for the plan of an endpoint that has changed, and go over to it; on failure nothing has changed."""
+        with self._store.lock(changed.network):
+            former = self._store.endpoint(changed.id)
+            network = self._planner.network(self._store.get(changed.network))
             plan = self._endpoint_plan(network, changed)
-            self._store.put_endpoint(changed.model_copy(update={"plan": plan.to_json()}))
+            changed = changed.model_copy(update={"plan": plan.to_json()})
+            self._store.put_endpoint(changed)
             try:
-                self._reconciler.apply(endpoint.owner, plan, sandbox=Sandbox(Path(endpoint.sandbox)))
+                self._reconciler.apply(changed.owner, plan, sandbox=Sandbox(Path(changed.sandbox)))
             except BaseException:
-                self._store.put_endpoint(endpoint)
+                if former is not None:
+                    self._store.put_endpoint(former)
                 raise
+            return changed
 
 
 def check_ports(record: NetworkRecord, caps: NetworkCaps, ports: Sequence[PortRequest]) -> None:
@@ -275,6 +362,20 @@ def elect(candidates: Iterable[tuple[str, str, int, Sequence[str]]]) -> Mapping[
         for gateway in gateways:
             winners.setdefault(family_of(gateway), id)
     return winners
+
+
+def with_lengths(chosen: Sequence[Chosen]) -> tuple[str, ...]:
+    """Return chosen addresses with the lengths of their subnets."""
+    return tuple(f"{address}/{pool.subnet.partition('/')[2]}" for pool, address in chosen)
+
+
+def host_addresses(network: Network[Any]) -> dict[str, str]:
+    """Return the host's own addresses on the links that a network is on, with their MAC addresses.
+
+    The host does not answer for them to its own children of the link.
+    """
+    facts = network.links.values()
+    return {a.partition("/")[0]: f"{fact.mac} (the host)" for fact in facts for a in fact.addresses}
 
 
 def _targets(attachment: Attachment) -> dict[int, str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from engine.reconcile import observation
 from engine.spec.errors import InvalidParameter, Unavailable
 from engine.spec.network import LinkFact
 from engine.spec.values import normal_mac, normal_prefix, unpack
@@ -108,7 +109,7 @@ def select(selector: str, own: frozenset[str]) -> LinkFact:
     fact = link(name) if name else None
     if fact is None:
         raise Unavailable(f"there is no link {selector!r} on the host", hint=f"Links: {_known(own)}")
-    return fact
+    return fact.model_copy(update={"addresses": observation.addresses_of(name)})
 
 
 def _known(own: frozenset[str]) -> str:

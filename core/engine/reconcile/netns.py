@@ -13,9 +13,10 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from engine.reconcile.applier import Sandbox
 
@@ -26,6 +27,7 @@ UMOUNT_NOFOLLOW = 8
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 
+T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -121,3 +123,27 @@ def opened(path: Path) -> Iterator[int]:
         yield namespace
     finally:
         os.close(namespace)
+
+
+def call_within(path: Path, function: Callable[[], T]) -> T:
+    """Call a function in a namespace, in a thread that ends with it; what it raises is raised here.
+
+    It should do no more than open something there: that stays bound to the namespace. FileNotFoundError if it is gone.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with opened(path) as namespace:
+                _call("setns", path, namespace, CLONE_NEWNET)
+            results.append(function())
+        except BaseException as err:  # noqa: BLE001 - raised again by the caller
+            failures.append(err)
+
+    thread = threading.Thread(target=run, name="within")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]

@@ -14,6 +14,7 @@ from engine.spec.values import unpack
 RTEXT_FILTER_SKIP_STATS = 8
 RT_TABLE_LOCAL, RTPROT_KERNEL, RTN_LOCAL_TYPES = 255, 2, (1,)
 NTF_SELF_STATES = 0x40 | 0x80
+IFA_F_TEMPORARY, IFA_F_DEPRECATED, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE = 0x01, 0x20, 0x40, 0
 
 
 def mac_text(data: bytes | None) -> str:
@@ -194,3 +195,21 @@ class View:
             wide = options.get(m.TCA_TBF_RATE64)
             found[index] = (number(wide) if wide else rate, struct.unpack_from("=I", parms, 28)[0])
         return found
+
+
+def addresses_of(name: str) -> tuple[str, ...]:
+    """Return the global addresses, with their prefix lengths, of a link in the calling thread's namespace.
+
+    Without those that are for a while only (RFC 8981) or not usable yet.
+    """
+    found = []
+    with NetlinkSocket() as sock:
+        index = sock.index(name)
+        for body in sock.dump(m.RTM_GETADDR, bytes(8)) if index else ():
+            _, length, flags, scope, holder = struct.unpack_from("=BBBBI", body)
+            parts = attributes(body, 8)
+            packed = parts.get(m.IFA_LOCAL) or parts.get(m.IFA_ADDRESS)
+            passing = len(packed or b"") == 16 and flags & (IFA_F_TEMPORARY | IFA_F_TENTATIVE | IFA_F_DEPRECATED)
+            if holder == index and packed and scope == RT_SCOPE_UNIVERSE and not passing:
+                found.append(f"{unpack(packed)}/{length}")
+    return tuple(found)

@@ -27,7 +27,7 @@ from typing_extensions import TypeVar
 from engine.spec.driver import Driver, SpecVersion, hookspec
 from engine.spec.options import NetworkOptions, Options
 from engine.spec.resource import Plan
-from engine.spec.values import Frozen, IfName, InterfaceAddress, IpAddress, Mac, Prefix
+from engine.spec.values import Frozen, IfName, InterfaceAddress, IpAddress, Mac, Prefix, contains, family_of
 
 NetworkOptionsT = TypeVar("NetworkOptionsT", bound=NetworkOptions, default=NetworkOptions)
 """The model of a driver's options."""
@@ -78,6 +78,18 @@ class LinkFact(Frozen):
     """None while the link is absent."""
     mac: Mac | None = None
     """None while the link is absent."""
+    addresses: tuple[InterfaceAddress, ...] = ()
+    """The host's own addresses on the link (global ones): a child of the link that the host makes for itself may speak
+    with them."""
+
+    def address_for(self, address: str) -> str | None:
+        """Return the host's own address on the link that is nearest to another one: of one subnet, or of its family.
+
+        Without prefix length; None when there is none of the family.
+        """
+        own = [a for a in self.addresses if family_of(a) == family_of(address)]
+        near = [a for a in own if contains(a, address)]
+        return (near or own)[0].partition("/")[0] if own else None
 
 
 class Network(Frozen, Generic[NetworkOptionsT]):

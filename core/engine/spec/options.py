@@ -31,6 +31,10 @@ class NetworkOptions(Options):
         le=65535,
         description="Largest packet in bytes; the parent's or 1500 if not given",
     )
+    probe: bool = Field(
+        default=True,
+        description="Where the wire is shared with others: ask on it whether an address is free before it is used",
+    )
 
 
 class VolumeOptions(Options):

@@ -46,6 +46,15 @@ def unpack(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6 if len(packed) == 16 else socket.AF_INET, packed)
 
 
+def contains(prefix: str, address: str) -> bool:
+    """Return whether an address is in a prefix; both may have host bits or a prefix length of their own."""
+    network, length = _split(prefix)
+    packed = pack(address.partition("/")[0])
+    shift = len(network) * 8 - length
+    same = int.from_bytes(network, "big") >> shift == int.from_bytes(packed, "big") >> shift
+    return len(packed) == len(network) and same
+
+
 def _split(value: str) -> tuple[bytes, int]:
     address, slash, length = value.partition("/")
     packed = pack(address)

@@ -1,0 +1,97 @@
+"""Addresses on a wire with strangers: asked for before they are used, announced afterwards."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from engine.reconcile import neighbourhood
+from engine.reconcile.applier import Sandbox
+from engine.spec.errors import Conflict
+
+SUBNETS = [
+    {"Subnet": "192.0.2.0/24", "Gateway": "192.0.2.1"},
+    {"Subnet": "2001:db8:2::/64", "Gateway": "2001:db8:2::1"},
+]
+
+
+def macvlan(host, **options: str):
+    return host.networks.create("home", "macvlan", options={"parent": "p0", **options}, ipam=SUBNETS)
+
+
+def test_an_address_that_a_stranger_has_is_passed_over(host, lan, ping):
+    macvlan(host)
+    lan.take("192.0.2.3/24")  # 192.0.2.2 is the host's own, .1 the gateway's
+    lan.take("2001:db8:2::3/64")
+    start = time.monotonic()
+    a = host.container("a", "home")
+    taken = time.monotonic() - start
+    assert (a.address(4), a.address(6)) == ("192.0.2.4", "2001:db8:2::4")
+    assert taken < 1.0  # one probe is answered at once, one hears nobody
+    assert ping(a, "192.0.2.1")
+    assert ping(a, "2001:db8:2::1")
+    assert host.reconciler.diff(sandboxes=True) == []
+    host.end(a)
+
+
+def test_a_fixed_address_that_a_stranger_has_is_refused_and_nothing_is_left(host, lan):
+    host.warm()
+    macvlan(host)
+    before = host.snapshot()
+    for settings in ({"ip": "192.0.2.50"}, {"ip6": "2001:db8:2::50"}):
+        lan.take("192.0.2.50/24" if "ip" in settings else "2001:db8:2::50/64")
+        with pytest.raises(Conflict) as caught:
+            host.container("a", "home", **settings)
+        assert lan.mac in str(caught.value.why)
+        assert caught.value.details["mac"] == lan.mac
+        assert host.snapshot() == before
+
+
+def test_the_hosts_own_address_is_refused(host, lan):
+    macvlan(host)
+    with pytest.raises(Conflict, match=r"192\.0\.2\.2 is in use"):
+        host.container("a", "home", ip="192.0.2.2")
+
+
+def test_the_question_can_be_left_out(host, lan):
+    macvlan(host, probe="false")
+    lan.take("192.0.2.50/24")
+    start = time.monotonic()
+    a = host.container("a", "home", ip="192.0.2.50")
+    assert time.monotonic() - start < neighbourhood.LISTEN_SECONDS
+    assert a.address(4) == "192.0.2.50"
+    host.end(a)
+
+
+def test_the_question_takes_less_than_300_ms(host, lan):
+    macvlan(host)
+    first = host.container("first", "home")
+    start = time.monotonic()
+    free = ["192.0.2.77", "2001:db8:2::77"]
+    assert neighbourhood.conflicts(Sandbox(host.networks.sandbox_path(first.container.id)), "eth0", free) == {}
+    assert time.monotonic() - start < 0.3
+    host.end(first)
+
+
+def test_a_wire_without_carrier_disturbs_nobody(host, lan, run):
+    run("ip", "link", "set", "p0", "down")
+    macvlan(host)
+    a = host.container("a", "home", ip="192.0.2.60")
+    assert a.address(4) == "192.0.2.60"
+    host.end(a)
+
+
+def test_neighbours_hear_at_once_where_an_address_is_now(host, lan, run, ping):
+    macvlan(host)
+    a = host.container("a", "home", ip="192.0.2.60", ip6="2001:db8:2::60")
+    assert ping(lan.path, "192.0.2.60")
+    assert ping(lan.path, "2001:db8:2::60")
+    host.end(a)
+    b = host.container("b", "home", ip="192.0.2.60", ip6="2001:db8:2::60")
+    assert a.mac != b.mac
+    seen = lan.run("ip", "neighbour")
+    for address in ("192.0.2.60", "2001:db8:2::60"):
+        (line,) = [line for line in seen.splitlines() if line.startswith(f"{address} ")]
+        assert b.mac in line, seen
+    host.end(b)
