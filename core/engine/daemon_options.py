@@ -42,8 +42,6 @@ class DaemonOptions:
     """Options of that driver's default network."""
     insecure_registries: tuple[str, ...] = ()
     """Registries that are spoken to by plain HTTP or without checking their certificates."""
-    registry_mirrors: tuple[str, ...] = ()
-    """Mirrors of Docker Hub, as URLs."""
     runtime: str = ""
     """OCI runtime, by name or path; empty: crun, or runc where crun does not work."""
     idle_exit: float | None = None
@@ -82,7 +80,7 @@ class DaemonOptions:
     def from_json(cls, document: Mapping[str, Any]) -> DaemonOptions:
         """Make options from a JSON object: the fields' names; what is missing has its default."""
         given = dict(document)
-        for name in ("hosts", "insecure_registries", "registry_mirrors"):
+        for name in ("hosts", "insecure_registries"):
             if name in given:
                 given[name] = tuple(given[name])
         for name in ("data_root", "exec_root", "pidfile"):

@@ -57,6 +57,10 @@ class BridgeDriver(NetworkDriver[BridgeOptions]):
             Bridge(name=bridge, mac=network.mac, mtu=options.mtu or 1500),
             Segment(link=bridge, internal=network.internal, inter_container=options.icc),
         ]
+        if any(":" in subnet.prefix for subnet in network.subnets):
+            # While a bridge's own address is being checked for duplicates, which takes 2 s, the host asks for no
+            # neighbour and so forwards nothing to the first container. Nobody else can have that address there.
+            parts.append(Sysctl(ns="host", name="net.ipv6.conf.{link}.accept_dad", link=bridge, value="0"))
         for subnet in network.subnets:
             if subnet.gateway_address:
                 parts.append(Address(ns="host", link=bridge, address=subnet.gateway_address))

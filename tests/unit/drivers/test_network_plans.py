@@ -3,7 +3,19 @@
 import pytest
 
 from engine.spec.errors import InvalidParameter
-from engine.spec.links import Address, Bridge, BridgePort, Extern, Macvlan, Masquerade, Route, Segment, Sysctl, Veth
+from engine.spec.links import (
+    Address,
+    Bridge,
+    BridgePort,
+    Extern,
+    Macvlan,
+    Masquerade,
+    Neighbour,
+    Route,
+    Segment,
+    Sysctl,
+    Veth,
+)
 from engine.spec.network import Endpoint, LinkFact, Network, Subnet
 from engine.spec.options import own_link_fields, parent_fields, parse_options
 from engine.spec.resource import Plan
@@ -13,6 +25,7 @@ from engine_drivers.network.macvlan import MacvlanDriver, MacvlanOptions
 from engine_drivers.network.none import NoneDriver
 
 SUBNETS = (Subnet(prefix="10.0.0.0/24", gateway="10.0.0.1"), Subnet(prefix="fd00::/64", gateway="fd00::1"))
+NO_DAD = Sysctl(ns="host", name="net.ipv6.conf.{link}.accept_dad", link="br-1", value="0")
 ENDPOINT = Endpoint(
     id="cd" * 32,
     ifname="eth0",
@@ -35,6 +48,7 @@ def test_bridge():
     assert BridgeDriver().network_plan(net) == Plan.of(
         Bridge(name="br-1", mac="02:42:00:00:00:01", mtu=1500),
         Segment(link="br-1"),
+        NO_DAD,
         Address(ns="host", link="br-1", address="10.0.0.1/24"),
         Masquerade(subnet="10.0.0.0/24"),
         Address(ns="host", link="br-1", address="fd00::1/64"),
@@ -61,7 +75,8 @@ def test_bridge_options():
     )
     plan = BridgeDriver().network_plan(network(options))
     assert not list(plan.by_kind(Masquerade))
-    assert [s.name for s in plan.by_kind(Sysctl)] == ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
+    forwarding = [s.name for s in plan.by_kind(Sysctl) if s != NO_DAD]
+    assert forwarding == ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
     assert next(iter(plan.by_kind(Segment))).inter_container is False
     assert next(iter(plan.by_kind(Bridge))).mtu == 1400
     ports = BridgeDriver().endpoint_plan(network(options), ENDPOINT)
@@ -71,8 +86,13 @@ def test_bridge_options():
 
 def test_an_internal_bridge_neither_masquerades_nor_forwards():
     plan = BridgeDriver().network_plan(network(BridgeOptions(), internal=True))
-    assert not list(plan.by_kind(Masquerade, Sysctl))
+    assert list(plan.by_kind(Masquerade, Sysctl)) == [NO_DAD]
     assert next(iter(plan.by_kind(Segment))).internal
+
+
+def test_a_bridge_without_ipv6_sets_nothing_of_it():
+    plan = BridgeDriver().network_plan(network(BridgeOptions(), subnets=SUBNETS[:1]))
+    assert not list(plan.by_kind(Sysctl))
 
 
 @pytest.mark.parametrize("mode", ["bridge", "private", "vepa", "passthru"])
@@ -97,3 +117,28 @@ def test_macvlan_refuses_an_mtu_above_the_parents():
 def test_host_and_none_make_nothing(driver):
     assert driver.endpoint_plan(network(driver.options_model(), subnets=()), ENDPOINT) == Plan()
     assert driver.caps.alone
+
+
+def test_macvlan_shim():
+    fact = LinkFact(name="p0", mtu=1450, mac="02:00:00:00:00:09", addresses=("10.0.0.9/24", "2001:db8::9/64"))
+    net = network(MacvlanOptions(parent="p0"), links={"parent": fact})
+    assert MacvlanDriver().network_plan(net) == Plan.of(
+        Extern(name="p0"),
+        Macvlan(name="br-1", parent="p0", mac="02:42:00:00:00:01", mtu=1450),
+        Sysctl(ns="host", name="net.ipv4.conf.{link}.arp_ignore", value="8", link="br-1"),
+        Sysctl(ns="host", name="net.ipv6.conf.{link}.accept_ra", value="0", link="br-1"),
+    )
+    plan = MacvlanDriver().endpoint_plan(net, ENDPOINT)
+    assert plan.resources[-7:] == (
+        Route(ns="host", destination="10.0.0.2/32", link="br-1", source="10.0.0.9"),
+        Neighbour(ns="host", link="br-1", address="10.0.0.2", mac=ENDPOINT.mac),
+        Neighbour(ns="sandbox", link="eth0", address="10.0.0.9", mac="02:42:00:00:00:01"),
+        Route(ns="host", destination="fd00::2/128", link="br-1", source="2001:db8::9"),
+        Neighbour(ns="host", link="br-1", address="fd00::2", mac=ENDPOINT.mac),
+        Neighbour(ns="sandbox", link="eth0", address="2001:db8::9", mac="02:42:00:00:00:01"),
+        Route(link="eth0", destination="2001:db8::9/128"),
+    )
+    for options in ({"shim": False}, {"mode": "private"}, {"mode": "passthru"}):
+        net = network(MacvlanOptions(parent="p0", **options), links={"parent": fact})
+        assert MacvlanDriver().network_plan(net) == Plan.of(Extern(name="p0"))
+        assert not list(MacvlanDriver().endpoint_plan(net, ENDPOINT).by_kind(Neighbour))

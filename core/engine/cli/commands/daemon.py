@@ -47,9 +47,6 @@ def daemon(
     insecure_registry: Annotated[
         Many, option("--insecure-registry", metavar="HOST[:PORT]", help="Speak plain HTTP with it", panel=_REG)
     ] = None,
-    registry_mirror: Annotated[
-        Many, option("--registry-mirror", metavar="URL", help="Mirror of Docker Hub", panel=_REG)
-    ] = None,
     tlscert: Annotated[str, option("--tlscert", metavar="FILE", help="Certificate", panel=_TLS)] = "",
     tlskey: Annotated[str, option("--tlskey", metavar="FILE", help="Its key", panel=_TLS)] = "",
     tlscacert: Annotated[
@@ -74,7 +71,6 @@ def daemon(
         net_driver=net_driver or around.net_driver or "bridge",
         net_opts={**key_values("--net-opt", around.net_opts), **key_values("--net-opt", net_opt or ())},
         insecure_registries=tuple(insecure_registry or ()),
-        registry_mirrors=tuple(registry_mirror or ()),
         runtime=runtime,
         idle_exit=_seconds("--idle-exit", idle_exit) if idle_exit else None,
         log_level=log_level,
