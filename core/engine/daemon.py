@@ -114,7 +114,8 @@ class Engine:
             inspect=lambda container: self.containers.inspect(container.id),
         )
         default = NetworkDefault(options.net_driver, tuple(sorted(options.net_opts.items())))
-        creation = Creation(store, self.images, self.networks, MountResolver(store, self.volumes), default)
+        mounts = MountResolver(store, self.volumes)
+        creation = Creation(store, self.images, self.networks, mounts, default, self.runtime.name)
         self.containers = ContainerManager(
             store, creation, self.environment, conmon, self.images, self.networks, self.volumes, self.events
         )
@@ -199,10 +200,12 @@ async def _serve(engine: Engine, started: float) -> None:
     app = build_app(engine.services())
     async with serve(app, engine.options.hosts, engine.options.tls_context()) as addresses:
         log.info("ready after %.0f ms on %s", (time.monotonic() - started) * 1000, ", ".join(addresses))
-        if engine.options.idle_exit is not None:
-            await _until_idle(engine, app, stop, engine.options.idle_exit)
-        else:
-            await stop.wait()
+        # Only now: where we may not listen, the warm command line beside the socket is another daemon's.
+        with _warm_cli(engine.options) if engine.options.cli_server else contextlib.nullcontext():
+            if engine.options.idle_exit is not None:
+                await _until_idle(engine, app, stop, engine.options.idle_exit)
+            else:
+                await stop.wait()
     log.info("stopping; containers go on")
 
 
@@ -255,8 +258,6 @@ def run(options: DaemonOptions) -> int:
         if options.pidfile is not None:
             options.pidfile.write_text(f"{os.getpid()}\n")
             ending.callback(options.pidfile.unlink, missing_ok=True)
-        if options.cli_server:
-            ending.enter_context(_warm_cli(options))
         asyncio.run(_serve(engine, started))
     return 0
 

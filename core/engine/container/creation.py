@@ -18,11 +18,13 @@ from engine.container.restart import check_policy
 from engine.container.store import ContainerStore
 from engine.container.times import now
 from engine.image.manager import ImageManager
+from engine.image.model import Image
 from engine.network.addresses import check_address, check_mac
 from engine.network.manager import NetworkManager
 from engine.network.model import NetworkRecord
+from engine.runtime import capabilities
 from engine.runtime.model import HOST
-from engine.spec.errors import Conflict, InvalidParameter
+from engine.spec.errors import Conflict, InvalidParameter, NotFound
 
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*\Z")
 _LOG_DRIVERS = ("", "json-file", "local", "none")
@@ -59,19 +61,29 @@ class Creation:
         networks: NetworkManager,
         mounts: MountResolver,
         default: NetworkDefault,
+        runtime: str,
     ) -> None:
+        """`runtime` is the name of the only OCI runtime that there is."""
         self._store = store
         self._images = images
         self._networks = networks
         self._mounts = mounts
         self._default = default
+        self._runtime = runtime
 
     def build(self, request: CreateRequest, name: str) -> tuple[Container, list[str]]:
         """Return a new container, not stored yet, and warnings.
 
-        Raises NotFound for the image, a network, a driver; InvalidParameter; Conflict for options that contradict.
+        Raises NotFound for the image and for nothing else: upon it, clients pull the image. InvalidParameter, for a
+        network, a driver, a container that there is none of, too; Conflict for options that contradict.
         """
         image = self._images.resolve(request.image)
+        try:
+            return self._build(request, name, image)
+        except NotFound as err:
+            raise InvalidParameter(err.what, why=err.why, hint=err.hint, driver=err.driver) from err
+
+    def _build(self, request: CreateRequest, name: str, image: Image) -> tuple[Container, list[str]]:
         config, host = merge_image(request.config(), image.run), request.host_config
         words = command(config)
         id = new_id()
@@ -87,6 +99,8 @@ class Creation:
             args=words[1:],
         )
         warnings = _check(config, host)
+        if host.runtime not in ("", self._runtime):
+            raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}", hint=f"Known: {self._runtime}")
         self._choose_networks(container, request)
         _choose_hostname(container)
         container.mounts = self._mounts.resolve(config, host, id)
@@ -184,6 +198,8 @@ def _check(config: Config, host: HostConfig) -> list[str]:
     policy = host.restart_policy
     check_policy(policy.name, policy.maximum_retry_count, auto_remove=host.auto_remove)
     Security.parse(host.security_opt)
+    for name in (*host.cap_add, *host.cap_drop):
+        capabilities.normalise(name)
     resources(host)
     requested_ports(config, host)
     for value in host.extra_hosts:

@@ -82,7 +82,9 @@ def _expand(device: Device) -> Iterator[tuple[Path, Path]]:
         is_directory = host.is_dir()
         resolved = host.resolve(strict=True)
     except OSError as err:
-        raise InvalidParameter(f"cannot use the device {device.host}", why=err.strerror or str(err)) from err
+        # Not in the system's words: clients take those for a sign that the command is missing.
+        why = "the host has none of that name" if isinstance(err, FileNotFoundError) else err.strerror or str(err)
+        raise InvalidParameter(f"cannot use the device {device.host}", why=why) from err
     if not is_directory:
         yield resolved, container
         return
