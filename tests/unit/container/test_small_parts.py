@@ -182,9 +182,18 @@ def test_waiting() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "Less than a second"), (5, "5 seconds"), (70, "About a minute"), (600, "10 minutes"), (4000, "About an hour"),
-     (7300, "2 hours"), (47 * 3600, "47 hours"), (49 * 3600, "2 days"), (30 * 86400, "4 weeks")],
-)  # fmt: skip
+    [
+        (0.2, "Less than a second"),
+        (5, "5 seconds"),
+        (70, "About a minute"),
+        (600, "10 minutes"),
+        (4000, "About an hour"),
+        (7300, "2 hours"),
+        (47 * 3600, "47 hours"),
+        (49 * 3600, "2 days"),
+        (30 * 86400, "4 weeks"),
+    ],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert ago(seconds) == text
 
