@@ -70,7 +70,9 @@ def main() -> None:
             print(peer.version())
         before = os.getloadavg()[0]
         found = measure(peers, networks, options.rounds)
-        print(f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after; {options.rounds} rounds; milliseconds")
+        print(
+            f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after; {options.rounds} rounds; milliseconds"
+        )
         report(found, networks, names)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.spec.errors import Conflict, Internal
+from engine.spec.errors import ApplyFailed, Conflict, Internal
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -60,20 +60,26 @@ class State:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make all changes inside the block one; an exception undoes them. Blocks nest: the outermost one commits."""
+        """Make all changes inside the block one; an exception undoes them. Blocks nest: the outermost one commits.
+
+        Raises ApplyFailed when the database cannot be written.
+        """
         with self._lock:
             self._depth += 1
-            if self._depth == 1:
-                self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield
-            except BaseException:
                 if self._depth == 1:
-                    self._db.execute("ROLLBACK")
-                raise
-            else:
+                    self._db.execute("BEGIN IMMEDIATE")
+                yield
                 if self._depth == 1:
                     self._db.execute("COMMIT")
+            except BaseException as err:
+                if self._depth == 1 and self._db.in_transaction:  # SQLite itself rolls back after some errors
+                    self._db.execute("ROLLBACK")
+                if isinstance(err, sqlite3.OperationalError):
+                    raise ApplyFailed(
+                        "the engine's database cannot be written", why=str(err), hint="Is the data root's disk full?"
+                    ) from err
+                raise
             finally:
                 self._depth -= 1
 

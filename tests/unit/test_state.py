@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.spec.errors import Conflict
+from engine.spec.errors import ApplyFailed, Conflict
 from engine.state import State
 
 
@@ -88,3 +88,19 @@ def test_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     last = int(rest[-1] if rest else seen)
     state = State(tmp_path / "s.db")
     assert {doc["n"] for doc in state.all("o")} >= set(range(last + 1))
+
+
+def test_a_full_disk_is_an_error_and_no_end(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    state.put("thing", "1", {"a": 1})
+    pages = state._db.execute("PRAGMA page_count").fetchone()[0]
+    state._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(ApplyFailed, match="full"):
+        for n in range(100):
+            state.put("thing", f"big{n}", {"a": "x" * 10_000})
+    with pytest.raises(ApplyFailed, match="full"), state.transaction():
+        state.put("thing", "1", {"a": 2})
+        state.put("thing", "big", {"a": "x" * 100_000})
+    assert state.get("thing", "1") == {"a": 1}
+    state._db.execute("PRAGMA max_page_count = 100000")
+    state.put("thing", "big", {"a": "x" * 100_000})

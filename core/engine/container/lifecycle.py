@@ -110,7 +110,7 @@ class Lifecycle:
         state.exit_code = {"command-not-found": 127, "command-not-executable": 126}.get(err.kind, 128)
         if state.status == "restarting":
             state.status = "exited"
-        self._store.save(container)
+        self.note(container)
         self.attachments.fail(container.id, err)
 
     def _watch(self, container: Container) -> None:
@@ -138,7 +138,7 @@ class Lifecycle:
                 state.restart_count += 1
             remove = container.host_config.auto_remove and again is None
             if not remove:
-                self._store.save(container)
+                self.note(container)
             if oom_killed:
                 self._events.emit("container", "oom", container.id, container.attributes())
             self._events.emit("container", "die", container.id, attributes)
@@ -148,6 +148,13 @@ class Lifecycle:
                 self._remove(container)
             elif again is not None:
                 self._restarts.set(container.id, again, lambda: self._start_again(container))
+
+    def note(self, container: Container) -> None:
+        """Save what the next daemon would find out by itself: a full disk must not keep an end from being handled."""
+        try:
+            self._store.save(container)
+        except EngineError as err:
+            log.error("container %s: %s", container.name, err)
 
     def _exit_of(self, container: Container) -> tuple[int, bool]:
         status = exit_status(self._conmon.bundle(container.id))

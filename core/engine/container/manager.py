@@ -21,6 +21,7 @@ from engine.container.lifecycle import Lifecycle
 from engine.container.logs import ContainerLogs, LogQuery
 from engine.container.naming import check_name
 from engine.container.presenter import Presenter
+from engine.container.publishing import ContainerPorts
 from engine.container.record import Container, Endpoint
 from engine.container.restart import check_policy
 from engine.container.store import ContainerStore
@@ -71,6 +72,8 @@ class ContainerManager:
         self._execs = Execs(conmon, events)
         self._presenter = Presenter(store, environment, images, networks)
         self._files = ContainerFiles(store, environment, images, events)
+        self.ports = ContainerPorts(store, networks, events)
+        """Published ports, of running containers too."""
 
     # Existence
 
@@ -114,7 +117,7 @@ class ContainerManager:
         if state.status != "removing":
             state.takes_volumes = container.host_config.auto_remove if volumes is None else volumes
             state.status = "removing"
-            self._store.save(container)
+            self._lifecycle.note(container)
         self._environment.remove_directories(container)
         self._environment.dereference_volumes(container)
         if state.takes_volumes:

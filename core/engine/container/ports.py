@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.container.config import Config, HostConfig, PortBinding
 from engine.network.model import PortRequest
 from engine.spec.errors import InvalidParameter
@@ -24,15 +26,16 @@ def parse_port(name: str) -> tuple[int, str]:
 
 def requested_ports(config: Config, host: HostConfig) -> list[PortRequest]:
     """Return what is to be published. Raises InvalidParameter for a malformed port or address."""
-    requests = [
-        _request(name, binding)
-        for name, bindings in host.port_bindings.items()
-        for binding in (bindings or [PortBinding()])
-    ]
+    requests = port_requests(host.port_bindings)
     if host.publish_all_ports:
         bound = {parse_port(name) for name in host.port_bindings}
         requests += [_request(name, PortBinding()) for name in config.exposed_ports if parse_port(name) not in bound]
     return requests
+
+
+def port_requests(bindings: Mapping[str, list[PortBinding] | None]) -> list[PortRequest]:
+    """Return what the API's PortBindings ask for. Raises InvalidParameter."""
+    return [_request(name, binding) for name, found in bindings.items() for binding in (found or [PortBinding()])]
 
 
 def _request(name: str, binding: PortBinding) -> PortRequest:
