@@ -64,7 +64,20 @@ from engine.spec.options import (
 )
 from engine.spec.plugin import EngineHooks, Event
 from engine.spec.resource import Key, Ns, Plan, Resource
-from engine.spec.storage import Stat, StorageCaps, StorageDriver, Store
+from engine.spec.shim import host_shim, shim_routes
+from engine.spec.secret import SecretRef, secret_fields
+from engine.spec.storage import (
+    ABSENT,
+    ShortRead,
+    Stat,
+    StorageCaps,
+    StorageDriver,
+    Store,
+    check_key,
+    check_range,
+    exactly,
+    no_object,
+)
 from engine.spec.values import (
     Frozen,
     IfName,
@@ -80,6 +93,7 @@ from engine.spec.values import (
 from engine.spec.volume import Volume, VolumeCaps, VolumeDriver, VolumePlan
 
 __all__ = [
+    "ABSENT",
     "AbsolutePath",
     "Address",
     "AddressRequest",
@@ -140,8 +154,10 @@ __all__ = [
     "Prefix",
     "Resource",
     "Route",
+    "SecretRef",
     "Segment",
     "Shape",
+    "ShortRead",
     "SpecVersion",
     "Stat",
     "StorageCaps",
@@ -162,13 +178,19 @@ __all__ = [
     "VolumeOptions",
     "VolumePlan",
     "Vxlan",
+    "check_key",
+    "check_range",
     "default_route",
+    "exactly",
     "field_validator",
     "hookimpl",
+    "host_shim",
     "model_validator",
+    "no_object",
     "normal_ip",
     "normal_mac",
     "normal_prefix",
     "parent_fields",
     "parse_options",
+    "shim_routes",
 ]

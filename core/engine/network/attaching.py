@@ -98,10 +98,11 @@ class Attaching:
         try:
             attachment = attachment.model_copy(update={"ports": published})
             plan = self._endpoint_plan(network, attachment)
-            network_plan = self._planner.network_plan(network) if first else None
+            # What the links that a network is on are like may have changed since its plan was made.
+            network_plan = self._planner.network_plan(network) if first or network.links else None
             attachment = attachment.model_copy(update={"plan": plan.to_json()})
             self._write(record, attachment, network_plan, chosen)
-            self._apply(record, attachment, plan, network_plan, Sandbox(Path(attachment.sandbox)))
+            self._apply(record, attachment, plan, network_plan, first)
         except BaseException:
             self.ports.release(published, attachment.id)
             raise
@@ -282,16 +283,18 @@ class Attaching:
             raise
 
     def _apply(
-        self, record: NetworkRecord, attachment: Attachment, plan: Plan, network_plan: Plan | None, sandbox: Sandbox
+        self, record: NetworkRecord, attachment: Attachment, plan: Plan, network_plan: Plan | None, first: bool
     ) -> None:
         try:
             if network_plan is not None:
                 self._reconciler.apply(record.owner, network_plan)
-            self._reconciler.apply(attachment.owner, plan, sandbox=sandbox)
+            self._reconciler.apply(attachment.owner, plan, sandbox=Sandbox(Path(attachment.sandbox)))
         except BaseException as err:
-            if network_plan is not None:
+            if first:
                 report_left(self._reconciler.remove(record.owner))
             self._store.delete_endpoint(attachment)
+            if not first and network_plan is not None:
+                self._store.put_network(record)
             self._addresses.give_back(record, attachment.id)
             if isinstance(err, EngineError):
                 err.driver = err.driver or record.driver

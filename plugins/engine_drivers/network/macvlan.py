@@ -20,6 +20,8 @@ from engine_sdk import (
     ParentLink,
     Plan,
     default_route,
+    host_shim,
+    shim_routes,
 )
 
 
@@ -36,6 +38,10 @@ class MacvlanOptions(NetworkOptions):
         description="Whether containers on one parent reach each other (bridge), do not (private), or do through an"
         " external switch (vepa); passthru gives the whole parent to one container",
     )
+    shim: bool = Field(
+        default=True,
+        description="Let the host and containers reach each other, by a link of the host's own (mode bridge only)",
+    )
 
 
 class MacvlanDriver(NetworkDriver[MacvlanOptions]):
@@ -48,7 +54,7 @@ class MacvlanDriver(NetworkDriver[MacvlanOptions]):
         parent, mtu = network.link("parent"), network.options.mtu
         if mtu and parent.mtu and mtu > parent.mtu:
             raise InvalidParameter(f"mtu {mtu} is larger than the parent's: {parent.name} has {parent.mtu}")
-        return Plan.of(Extern(name=parent.name))
+        return Plan.of(Extern(name=parent.name), host_shim(network, parent) if _shimmed(network) else ())
 
     def endpoint_plan(self, network: Network[MacvlanOptions], endpoint: Endpoint) -> Plan:
         """A link inside the container, on the parent."""
@@ -64,4 +70,10 @@ class MacvlanDriver(NetworkDriver[MacvlanOptions]):
             ),
             (Address(link=endpoint.ifname, address=address) for address in endpoint.addresses),
             (default_route(endpoint.ifname, gateway) for gateway in endpoint.gateways),
+            shim_routes(network, endpoint, parent) if _shimmed(network) else (),
         )
+
+
+def _shimmed(network: Network[MacvlanOptions]) -> bool:
+    """Tell whether there is a shim: in the other modes a child of the host's would not be heard."""
+    return network.options.shim and network.options.mode == "bridge"

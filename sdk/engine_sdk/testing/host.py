@@ -7,7 +7,7 @@ import functools
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,10 +92,12 @@ class PrivateHost:
         run("ip", "link", "set", "lo", "up")
         return cls(directory)
 
-    def add_wire(self, name: str, *, mtu: int, mac: str) -> None:
+    def add_wire(self, name: str, *, mtu: int, mac: str, addresses: Sequence[str] = ()) -> None:
         """Make a link that stands for a network card: one end of a veth pair whose other end is up, too."""
         other = f"{name}-far"[:15]
         run("ip", "link", "add", name, "mtu", str(mtu), "address", mac, "type", "veth", "peer", "name", other)
         for end in (name, other):
             run("ip", "link", "set", end, "addrgenmode", "none")
             run("ip", "link", "set", end, "up")
+        for address in addresses:
+            run("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))

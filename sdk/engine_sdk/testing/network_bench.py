@@ -49,7 +49,7 @@ class NetworkBench:
         for fact in self.net.links.values():
             if fact.mtu is None or fact.mac is None:
                 raise RuntimeError("the kit's links have MTU and MAC")
-            host.add_wire(fact.name, mtu=fact.mtu, mac=fact.mac)
+            host.add_wire(fact.name, mtu=fact.mtu, mac=fact.mac, addresses=fact.addresses)
         self._probe()
         lay_base_rules(host)
 

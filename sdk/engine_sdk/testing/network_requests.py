@@ -82,7 +82,12 @@ def network(subject: Subject, case: Case, number: int = 1) -> Network[Any]:
         mac=f"02:ec:00:00:{number:02x}:00",
         ifname=f"ecn{identifier[:9]}",
         links={
-            option: LinkFact(name=name, mtu=1450, mac=f"02:ec:ff:00:00:{n:02x}")
+            option: LinkFact(
+                name=name,
+                mtu=1450,
+                mac=f"02:ec:ff:00:00:{n:02x}",
+                addresses=(f"198.18.{n}.2/24", f"fd00:ec:ff:{n:x}::2/64"),
+            )
             for n, (option, name) in enumerate(subject.parents.items())
         },
     )

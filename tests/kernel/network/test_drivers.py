@@ -7,6 +7,7 @@ import pytest
 
 from engine.network.model import ContainerRef
 from engine.spec.errors import Conflict, Forbidden, InvalidParameter, Unavailable, Unsupported
+from engine.spec.links import Extern
 
 OUTSIDE, OUTSIDE6, HOST = "198.51.100.2", "2001:db8::2", "198.51.100.1"
 
@@ -93,7 +94,7 @@ def test_macvlan_on_the_link_of_the_default_route(host):
     assert (net.name, net.predefined) == ("macvlan", False)
     host.container("a", "macvlan")
     plan = host.networks.plan("macvlan")
-    assert [r.name for r in plan[0].plan.resources] == ["up0"]
+    assert [r.name for r in plan[0].plan.by_kind(Extern)] == ["up0"]
     assert plan[0].differences == ()
 
 
