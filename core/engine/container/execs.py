@@ -35,6 +35,7 @@ class ExecConfig(DockerModel):
     tty: bool = False
     env: list[str] = Field(default_factory=list)
     cmd: Words = Field(default_factory=list)
+    console_size: tuple[int, int] | None = None
     privileged: bool = False
     user: str = ""
     working_dir: str = ""
@@ -79,7 +80,7 @@ class Execs:
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
         _check_running(container)
-        exec = Exec(new_id(), container, config)
+        exec = Exec(new_id(), container, config, size=config.console_size)
         with self._lock:
             self._execs[exec.id] = exec
         self._emit(exec, f"exec_create: {' '.join(config.cmd)}")
@@ -98,13 +99,14 @@ class Execs:
                 )
             _check_running(exec.container)
             exec.started = True
+            size = exec.size or console_size
             spec = ExecSpec(
                 args=tuple(exec.config.cmd),
                 env=tuple(exec.config.env),
                 cwd=exec.config.working_dir,
                 user=exec.config.user,
                 tty=exec.config.tty,
-                console_size=exec.size or console_size,
+                console_size=size,
                 privileged=exec.config.privileged,
             )
             bundle = self._conmon.bundle(exec.container.id)
@@ -121,6 +123,9 @@ class Execs:
                 exec.exit_code = {"command-not-found": 127, "command-not-executable": 126}.get(err.kind, 126)
                 raise
             exec.pid = exec.process.pid
+            if exec.size is not None and exec.size != size:  # it came while the process was being made
+                with contextlib.suppress(EngineError):
+                    resize(exec.process.bundle, *exec.size)
             connection = None if detach else exec.process.take_socket()
             self._emit(exec, f"exec_start: {' '.join(exec.config.cmd)}")
             # The monitor closes what it watches, and the process object its own: hence a duplicate.
