@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import struct
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +31,8 @@ from engine.reconcile.namesockets import NameSockets
 
 log = logging.getLogger("engine.dns")
 
-TURN, PAUSE = 32, 0.01
-"""Queries that a container may ask at once, and seconds that it then waits: 3200 a second at most."""
+TURN, PAUSE = 8, 0.004
+"""Queries that a container may ask at once, and seconds that it then waits: 2000 a second at most."""
 WAITING = 128
 """Questions of one container that may wait for other servers."""
 CONNECTIONS, ALL_CONNECTIONS = 16, 256
@@ -40,6 +42,8 @@ IDLE = 10.0
 LONGEST_QUERY = 4096
 PAYLOAD = 1232
 """Bytes of a datagram that we announce (DNS flag day 2020)."""
+OPCODE = 0x78
+"""Where the third byte of a message says what it is for; QUERY is 0."""
 _TRANSFERS = frozenset({dns.rdatatype.AXFR, dns.rdatatype.IXFR})
 MALFORMED = (dns.exception.DNSException, ValueError, struct.error, IndexError)
 """What reading a stranger's message may raise."""
@@ -52,7 +56,7 @@ class _Client:
     container: str
     sockets: NameSockets
     waiting: int = 0
-    connections: set[asyncio.StreamWriter] = field(default_factory=set)
+    connections: set[socket.socket] = field(default_factory=set)
     served: bool = True
 
 
@@ -87,8 +91,9 @@ class NameServer:
         self._loop.remove_reader(client.sockets.udp)
         self._loop.remove_reader(client.sockets.tcp)
         client.sockets.close()
-        for writer in list(client.connections):
-            writer.close()
+        for connection in client.connections:
+            with suppress(OSError):  # its end is there already
+                connection.shutdown(socket.SHUT_RDWR)
 
     def stop_all(self) -> None:
         """End all."""
@@ -151,32 +156,27 @@ class NameServer:
             sock.close()
             return
         sock.setblocking(False)
+        client.connections.add(sock)
+        self._connections += 1
         self._start(self._converse(client, sock))
 
     def _accept_again(self, client: _Client) -> None:
         if client.served:
             self._loop.add_reader(client.sockets.tcp, self._accept, client)
 
-    async def _converse(self, client: _Client, sock: Any) -> None:
-        reader, writer = await asyncio.open_connection(sock=sock)
-        client.connections.add(writer)
-        self._connections += 1
+    async def _converse(self, client: _Client, sock: socket.socket) -> None:
         try:
-            while client.served:
-                async with asyncio.timeout(IDLE):
-                    query = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
-                response = await self._respond(client, query)
-                if response is None:
-                    break
-                writer.write(len(response).to_bytes(2, "big") + response)
-                async with asyncio.timeout(IDLE):
-                    await writer.drain()
+            reader, writer = await asyncio.open_connection(sock=sock)
+            with closing(writer):
+                while client.served and (response := await self._respond(client, await _message(reader))):
+                    writer.write(len(response).to_bytes(2, "big") + response)
+                    async with asyncio.timeout(IDLE):
+                        await writer.drain()
         except (OSError, EOFError):  # it went away, or was silent for too long
             pass
         finally:
-            client.connections.discard(writer)
+            client.connections.discard(sock)
             self._connections -= 1
-            writer.close()
 
     async def _respond(self, client: _Client, query: bytes) -> bytes | None:
         message, response = self._read(query)
@@ -193,12 +193,12 @@ class NameServer:
         """Return a query understood, or else what is to be said of it: nothing, if it is not even a query."""
         if len(query) < wire.HEADER.size or query[2] & 0x80:
             return None, None
+        if query[2] & OPCODE != dns.opcode.QUERY:
+            return None, _refusal(query, dns.rcode.NOTIMP)
         try:
             message = dns.message.from_wire(query)
         except MALFORMED:
             return None, _refusal(query, dns.rcode.FORMERR)
-        if message.opcode() != dns.opcode.QUERY:
-            return None, _refusal(query, dns.rcode.NOTIMP)
         if len(message.question) != 1:
             return None, _refusal(query, dns.rcode.FORMERR)
         return message, None
@@ -236,6 +236,11 @@ class NameServer:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(IDLE):
+        return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
 
 
 def _room(message: dns.message.Message) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import dns.exception
+import dns.name
 import dns.rdatatype
 import dns.wire
 
@@ -44,7 +45,7 @@ def _parse(message: bytes) -> tuple[dns.wire.Parser, Sequence[int]]:
 
 def _skip_questions(parser: dns.wire.Parser, count: int) -> None:
     for _ in range(count):
-        parser.get_name()
+        dns.name.from_wire_parser(parser)
         parser.get_struct("!HH")
 
 
@@ -55,7 +56,7 @@ def records(message: bytes) -> Iterator[Record]:
     for section, count in enumerate(counts):
         for _ in range(count):
             start = parser.current
-            parser.get_name()
+            dns.name.from_wire_parser(parser)
             kind, _, ttl, length = parser.get_struct("!HHIH")
             ttl_at = parser.current - 6
             parser.get_bytes(length)
