@@ -107,10 +107,11 @@ class Peer:
         raise NotImplementedError
 
     def left(self) -> list[str]:
-        """Return names of links and network namespaces that are there beside those of an idle engine."""
-        links = json.loads(self.inside("ip", "-j", "link"))
-        return [link["ifname"] for link in links if link.get("linkinfo", {}).get("info_kind", "") != "bridge"
-                and link["ifname"] not in ("lo", "eth0", "lan0") and not link["ifname"].startswith(("docker", "br"))]  # fmt: skip
+        """Return what containers may leave on the machine: ends of veth pairs, and mounts below the engine's roots."""
+        links = [link["ifname"] for link in json.loads(self.inside("ip", "-j", "link")) if "master" in link]
+        mounts = [line.split()[4] for line in self.inside("cat", "/proc/self/mountinfo").splitlines()]
+        parts = ("/merged", "/netns/", "/fs/")
+        return links + [m for m in mounts if m.startswith(f"{self.root}/") and any(part in m for part in parts)]
 
     def inside(self, *argv: str) -> str:
         """Run a program on the machine."""
@@ -122,7 +123,7 @@ class Peer:
 
     def _machine_is_up(self) -> bool:
         assert self._machine is not None
-        if os.readlink("/proc/self/ns/net") == os.readlink(f"/proc/{self._machine.pid}/ns/net"):
+        if Path("/proc/self/ns/net").readlink() == Path(f"/proc/{self._machine.pid}/ns/net").readlink():
             return False
         return Path(f"/proc/{self._machine.pid}/comm").read_text() == "sleep\n"
 
@@ -206,7 +207,8 @@ class Podman(Peer):
         return [
             "podman", "--root", f"{self.root}/d", "--runroot", f"{self.root}/x",
             "--tmpdir", f"{self.root}/t", "--network-config-dir", f"{self.root}/n", "--cgroup-manager", "cgroupfs",
-            "--runtime", "crun", "--events-backend", "file", "--network-backend", "netavark", "--storage-driver", "overlay",
+            "--runtime", "crun", "--events-backend", "file", "--network-backend", "netavark",
+            "--storage-driver", "overlay",
         ]  # fmt: skip
 
     def network_options(self, network: str) -> list[str]:
@@ -240,7 +242,8 @@ def versions() -> str:
     """Return the versions of the machine and of the programs that all engines share."""
     shared = [_output("conmon", "--version").splitlines()[0], _output("crun", "--version").splitlines()[0]]
     shared.append(_output("runc", "--version").splitlines()[0])
-    return f"kernel {os.uname().release}, {os.cpu_count()} processors, {', '.join(shared)}, Python {sys.version.split()[0]}"
+    kernel, python = os.uname().release.partition("-")[0], sys.version.split()[0]
+    return f"kernel {kernel}, {os.cpu_count()} processors, {', '.join(shared)}, Python {python}"
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float, float]:

@@ -24,6 +24,12 @@ def state(host: CrashHost, name: str) -> dict[str, object]:
     return status
 
 
+def state_id(host: CrashHost, name: str) -> str:
+    found = host.inspect(name)
+    assert found is not None
+    return str(found["Id"])
+
+
 def monitor_of(host: CrashHost, name: str) -> int:
     found = host.inspect(name)
     assert found is not None
@@ -157,7 +163,8 @@ def small() -> object:
 def test_full_disk(small: CrashHost) -> None:
     """What needs space fails with a sentence and leaves nothing; what runs goes on, and so does the engine."""
     small.engine("run", "-d", "--name", "runs", "busybox", "sleep", "1000")
-    small.engine("run", "-d", "--name", "goes", "busybox", "sh", "-c", "sleep 1000")
+    small.engine("run", "-d", "--name", "goes", "busybox", "sh", "-c", "head -c 1m /dev/zero >/big; sleep 1000")
+    until(lambda: "big" in small.engine("exec", "goes", "ls", "/").stdout, "a big file")
     before = small.snapshot()
     filler = small.data_root / "filler"
     with filler.open("wb") as file, contextlib.suppress(OSError):
@@ -180,8 +187,9 @@ def test_full_disk(small: CrashHost) -> None:
     assert small.inspect("new") is None
     assert state(small, "runs")["Running"]
     small.assert_clean({**before, "files": sorted([*before["files"], "d/filler"])})
-    small.engine("rm", "-f", "goes")  # makes room, so it must not need any
+    small.engine("rm", "-f", "goes")  # what frees room needs none
     assert small.inspect("goes") is None
+    assert small.call("GET", "/networks/bridge")[1]["Containers"].keys() == {state_id(small, "runs")}
     filler.unlink()
     assert small.engine("run", "--rm", "busybox", "echo", "again").stdout == "again\n"
     small.restart_daemon()

@@ -20,6 +20,7 @@ from engine.container.launch import resources
 from engine.container.lifecycle import Lifecycle
 from engine.container.logs import ContainerLogs, LogQuery
 from engine.container.naming import check_name
+from engine.container.ports import requested_ports
 from engine.container.presenter import Presenter
 from engine.container.publishing import ContainerPorts
 from engine.container.record import Container, Endpoint
@@ -31,6 +32,7 @@ from engine.events import EventBus
 from engine.filters import Filters
 from engine.image.manager import ImageManager
 from engine.network.manager import NetworkManager
+from engine.network.model import NetworkRecord, PortRequest
 from engine.reconcile.applier import Sandbox
 from engine.runtime.archive import Readable
 from engine.runtime.conmon import Conmon, resize
@@ -119,6 +121,8 @@ class ContainerManager:
             state.status = "removing"
             self._lifecycle.note(container)
         self._environment.remove_directories(container)
+        if self._networks.attachments(container.id):  # the disk was too full to note that they went; now there is room
+            self._networks.detach_all(container.id)
         self._environment.dereference_volumes(container)
         if state.takes_volumes:
             self._remove_anonymous_volumes(container)
@@ -447,10 +451,18 @@ class ContainerManager:
                 raise Conflict(f"container {container.name} is already connected to network {record.name}")
             if container.state.running:
                 sandbox = Sandbox(self._networks.sandbox_path(container.id))
-                self._networks.attach(record.id, self._environment.ref(container), sandbox, endpoint_settings(endpoint))
+                ports = self._unpublished(container, record)
+                known = self._environment.ref(container)
+                self._networks.attach(record.id, known, sandbox, endpoint_settings(endpoint), ports)
                 self._environment.connected(container)
             container.endpoints.append(endpoint)
             self._store.save(container)
+
+    def _unpublished(self, container: Container, record: NetworkRecord) -> builtins.list[PortRequest]:
+        """Return the ports that a new network of a running container is to publish: all, if no other one does."""
+        if any(a.ports for a in self._networks.attachments(container.id)) or not self._networks.caps(record).ports:
+            return []
+        return requested_ports(container.config, container.host_config)
 
     def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
         """Detach a container from a network; `force` also one that is being removed or was left behind."""

@@ -203,7 +203,6 @@ def _covers(binding: PortBinding, port: PublishedPort, n: int, *, exact: bool) -
 
 def _wished(container: Container, span: PortSpan) -> PublishedPort:
     """Return the port that a container which does not run wishes for. Raises NotFound."""
-    shown = span.text
     for name, bindings in container.host_config.port_bindings.items():
         number, protocol = parse_port(name)
         for binding in bindings or ():
@@ -211,7 +210,7 @@ def _wished(container: Container, span: PortSpan) -> PublishedPort:
                 protocol=span.protocol, host_ip=binding.host_ip, family=4, host_port=span.host_port,
                 target_port=number, count=1,
             )  # fmt: skip
-            if protocol == span.protocol and span.count == 1 and _covers(binding, port, 0, exact=True):
-                if span.host_ip in ("", binding.host_ip):
-                    return port
-    raise NotFound(f"port {shown} is not among those that container {container.name} is to publish")
+            meant = protocol == span.protocol and span.count == 1 and span.host_ip in ("", binding.host_ip)
+            if meant and _covers(binding, port, 0, exact=True):
+                return port
+    raise NotFound(f"port {span.text} is not among those that container {container.name} is to publish")
