@@ -28,7 +28,7 @@ from engine.state import State
 log = logging.getLogger(__name__)
 FAMILIES = frozenset({4, 6})
 MOST_CONFLICTS = 8
-"""So many addresses that others have are passed over for one endpoint; each costs a quarter of a second."""
+"""So many addresses that others have are passed over for one endpoint; each costs a wait for its answer."""
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 _ifname = TypeAdapter(IfName)
 

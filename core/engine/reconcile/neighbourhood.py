@@ -2,7 +2,8 @@
 
 Address conflict detection follows RFC 5227 (ARP) and RFC 4862 section 5.4 (neighbour discovery), with shorter times:
 those of the RFCs are for links that may take a second to come up and hosts that sleep, and would make each start of a
-container last 3 seconds. A host that is awake answers within a few milliseconds.
+container last 3 seconds. A host that is awake answers within a few milliseconds, and every start waits for the answer
+that does not come.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from engine.reconcile.packets import BROADCAST, ETH_ARP, ETH_IPV6, PacketSocket
 from engine.spec.values import bits_of, pack, unpack
 
 log = logging.getLogger("engine.reconcile")
-PROBES = (0.0, 0.08, 0.16)
+PROBES = (0.0, 0.02)
 """Seconds after the start at which a probe is sent: a frame may be lost."""
-LISTEN_SECONDS = 0.25
+LISTEN_SECONDS = 0.05
 """Until then an answer counts."""
 ANNOUNCEMENTS = 3
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
