@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from engine.api import containers, errors, execs, extensions, images, networks, system, volumes
+from engine.api import containers, errors, execs, extensions, images, networks, ports, system, volumes
 from engine.api.activity import ACTIVITY, Activity
 from engine.api.requests import BODY_BYTES, SERVICES, WORKERS
 from engine.api.services import Services
@@ -50,7 +50,7 @@ def build_app(services: Services) -> web.Application:
     app[WORKERS] = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
     app[_SILENT] = {}
     app[ACTIVITY] = Activity()
-    for part in (system, containers, execs, images, networks, volumes, extensions):
+    for part in (system, containers, execs, images, networks, volumes, ports, extensions):
         app.add_routes(part.ROUTES)
     app.router.register_resource(VersionPrefix(app.router))
     app.on_cleanup.append(_end_workers)

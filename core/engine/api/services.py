@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from engine.container.record import Endpoint
 from engine.container.waiters import ExitResult
 from engine.image.model import HistoryEntry, Image, ProgressSink, Removal
-from engine.network.model import NetworkRecord
+from engine.network.model import NetworkRecord, PortSpan
 from engine.plugins import Plugins
 from engine.spec.plugin import Event
 from engine.spec.resource import Key, Plan
@@ -74,8 +74,20 @@ class Attachment(Protocol):
         """The monitor's socket, now or later."""
 
 
+class ContainerPorts(Protocol):
+    """Published ports: what the API uses of `engine.container.publishing.ContainerPorts`, where they are described."""
+
+    def add(self, ref: str, bindings: Mapping[str, Any]) -> JsonObject: ...  # noqa: D102
+    def remove(self, ref: str, which: Sequence[PortSpan]) -> None: ...  # noqa: D102
+    def move(self, ref: str, to: str, span: PortSpan, target: int) -> None: ...  # noqa: D102
+
+
 class ContainerManager(Protocol):
     """Containers and execs."""
+
+    @property
+    def ports(self) -> ContainerPorts:
+        """Published ports, of running containers too."""
 
     def create(self, config: JsonObject, name: str, platform: str = "") -> tuple[str, list[str]]:
         """Create from docker's body, HostConfig and NetworkingConfig inside, and return (id, warnings).

@@ -20,6 +20,7 @@ from engine.cli.commands import (
     lifecycle,
     listing,
     networks,
+    ports,
     pull,
     registry,
     run,
@@ -122,7 +123,14 @@ def build() -> typer.Typer:
     )
     app.callback(cls=Group, invoke_without_command=True, context_settings=_SETTINGS)(_global_options)
     for function in _CONTAINERS:
-        _add(app, function.__name__.rstrip("_"), function, "Containers")
+        if function is not listing.port:
+            _add(app, function.__name__.rstrip("_"), function, "Containers")
+    port = typer.Typer(
+        name="port", help="Published ports: list, add, remove, move", **{**common, "cls": ports.PortGroup}
+    )
+    for command, function in ports.COMMANDS:
+        _add(port, command, function)
+    app.add_typer(port, rich_help_panel="Containers")
     for function in _IMAGES:
         _add(app, function.__name__.rstrip("_"), function, "Images")
     for function in _HOST:

@@ -16,6 +16,7 @@ from engine.network.creation import Creation, NetworkRequest
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
 from engine.network.names import Names, NoNames
 from engine.network.planner import Planner
+from engine.network.publishing import Publishing
 from engine.network.store import NetworkStore
 from engine.plugins import Plugins
 from engine.reconcile import netns
@@ -75,6 +76,8 @@ class NetworkManager:
         self._creation = Creation(plugins, self._planner, self._store.networks)
         self._addresses = Addresses(state, plugins)
         self._attaching = Attaching(state, self._store, self._creation, self._planner, self._addresses, reconciler)
+        self.publishing = Publishing(state, self._store, self._planner, self._attaching.ports, reconciler)
+        """Ports of running containers that come, go and move."""
 
     def _own_links(self) -> frozenset[str]:
         return frozenset([n.ifname for n in self._store.networks()] + [e.host_ifname for e in self._store.endpoints()])
@@ -241,6 +244,7 @@ class NetworkManager:
             self._names.attached(container.id, sandbox)
             if held:
                 self._attaching.reroute(container.id)
+                self.publishing.follow(container.id)
         except BaseException:
             self.detach(container.id, record.id)
             raise
@@ -298,7 +302,9 @@ class NetworkManager:
         found = [e for e in self._store.of_container(container_id) if e.network == record.id]
         if not found:
             raise NotFound(f"container {container_id[:12]} is not connected to network {record.name}")
-        self._detach(found[0], namespace_gone=namespace_gone)
+        if not namespace_gone:
+            self.publishing.follow(container_id, record.id)
+        self._detach(self._store.endpoint(found[0].id) or found[0], namespace_gone=namespace_gone)
         if not namespace_gone:
             self._attaching.reroute(container_id)
 
@@ -387,6 +393,24 @@ class NetworkManager:
                 self._names.serve(container, Sandbox(Path(path)))
             except EngineError as err:
                 log.error("container %s cannot look up names: %s", container[:12], err)
+
+    def follow_links(self) -> None:
+        """Go over to other plans where links that networks are on (parents) have changed, for example their addresses.
+
+        What cannot be done is logged: the links may change again.
+        """
+        for record in self._store.networks():
+            if record.links and self._store.endpoints_of(record.id):
+                try:
+                    self._attaching.follow_links(record.id)
+                except EngineError as err:
+                    log.warning("network %s does not follow its links: %s", record.name, err)
+
+    def announce(self, owners: Collection[str]) -> None:
+        """Tell shared wires of endpoints whose links were made anew; `owners` is as in the reconciler's reports."""
+        for endpoint in self._store.endpoints():
+            if endpoint.owner in owners and self._planner.caps(endpoint.driver).shares_wire:
+                self._attaching.announce(endpoint)
 
     def plan(self, ref: str, *, sandboxes: bool = True) -> Sequence[OwnerPlan]:
         """Return what a network and its endpoints want and what is not so, without changing anything.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.spec.ipam import Pool
-from engine.spec.network import Subnet
+from engine.spec.network import LinkFact, Subnet
 from engine.spec.values import family_of
 
 Protocol = Literal["tcp", "udp", "sctp"]
@@ -67,6 +67,24 @@ class PortRequest(Record):
     host_port_end: int = 0
 
 
+class PortSpan(Record):
+    """Which published ports are meant: `count` from `host_port` on. "" and 0 mean any address and any target."""
+
+    protocol: Protocol = "tcp"
+    host_ip: str = ""
+    host_port: int
+    count: int = 1
+    target_port: int = 0
+
+    @property
+    def text(self) -> str:
+        """How a person writes it."""
+        last = f"-{self.host_port + self.count - 1}" if self.count > 1 else ""
+        address = f"[{self.host_ip}]:" if ":" in self.host_ip else f"{self.host_ip}:" if self.host_ip else ""
+        target = f":{self.target_port}" if self.target_port else ""
+        return f"{address}{self.host_port}{last}{target}/{self.protocol}"
+
+
 class PublishedPort(Record):
     """A port that is published: `count` ports from `host_port` on go to as many from `target_port` on."""
 
@@ -77,6 +95,17 @@ class PublishedPort(Record):
     host_port: int
     target_port: int
     count: int = 1
+
+    @property
+    def span(self) -> PortSpan:
+        """What names it."""
+        return PortSpan(
+            protocol=self.protocol,
+            host_ip=self.host_ip,
+            host_port=self.host_port,
+            count=self.count,
+            target_port=self.target_port,
+        )
 
 
 class NetworkRecord(Record):
@@ -114,6 +143,8 @@ class NetworkRecord(Record):
     """Distribution and version of the driver that made it."""
     plan: str = ""
     """The plan (JSON) that was applied when it was used last."""
+    links: Mapping[str, LinkFact] = Field(default_factory=dict)
+    """By option: the host links that its options select, as they were when that plan was made."""
 
     @property
     def subnets(self) -> tuple[Subnet, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.network.addresses import check_address
-from engine.network.model import PortRequest, Protocol, PublishedPort
+from engine.network.model import Attachment, PortRequest, PortSpan, Protocol, PublishedPort
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
 from engine.spec.links import PortMap
 from engine.spec.values import family_of
@@ -93,6 +93,16 @@ class Ports:
         """Give an endpoint's ports back."""
         with self._lock:
             self._remove(ports, owner)
+
+    def replace(self, changes: Iterable[tuple[Attachment, Iterable[PublishedPort]]]) -> None:
+        """Note that endpoints have these ports in place of those that their records say, all at once."""
+        with self._lock:
+            changes = list(changes)
+            for endpoint, _ in changes:
+                self._remove(endpoint.ports, endpoint.id)
+            for endpoint, ports in changes:
+                for port in ports:
+                    self._add(_Taken(port, endpoint.id, endpoint.container.name))
 
     def _add(self, taken: _Taken) -> None:
         self._taken.setdefault(_place_of(taken.port), []).append(taken)
@@ -222,6 +232,48 @@ def _runs(requests: Sequence[PortRequest]) -> Iterator[tuple[PortRequest, int]]:
             yield run[0], len(run)
         else:
             yield from ((request, 1) for request in run)
+
+
+def carve(
+    ports: Iterable[PublishedPort], spans: Sequence[PortSpan]
+) -> tuple[list[PublishedPort], list[tuple[PortSpan, PublishedPort]]]:
+    """Cut what spans mean out of published ports; return what is left, and each piece with its span."""
+    left = list(ports)
+    taken: list[tuple[PortSpan, PublishedPort]] = []
+    for span in spans:
+        uncut, left = left, []
+        for port in uncut:
+            low = max(port.host_port, span.host_port)
+            high = min(port.host_port + port.count, span.host_port + span.count)
+            if not _is_meant(port, span) or low >= high:
+                left.append(port)
+                continue
+            taken.append((span, _piece(port, low, high)))
+            for start, end in ((port.host_port, low), (high, port.host_port + port.count)):
+                if start < end:
+                    left.append(_piece(port, start, end))
+    return left, taken
+
+
+def _is_meant(port: PublishedPort, span: PortSpan) -> bool:
+    shown = port.host_ip or _ANY[port.family]
+    shift = port.target_port - port.host_port
+    return (
+        port.protocol == span.protocol
+        and span.host_ip in ("", shown)
+        and (not span.target_port or span.target_port - span.host_port == shift)
+    )
+
+
+def _piece(port: PublishedPort, start: int, end: int) -> PublishedPort:
+    """Return the part of a range with host ports from `start` until before `end`."""
+    target = port.target_port + start - port.host_port
+    return port.model_copy(update={"host_port": start, "target_port": target, "count": end - start})
+
+
+def targets_of(endpoint: Attachment) -> dict[int, str]:
+    """Return an endpoint's addresses by family, without prefix lengths."""
+    return {family: address for family in (4, 6) if (address := endpoint.address(family))}
 
 
 def port_maps(ports: Iterable[PublishedPort], targets: Mapping[int, str]) -> list[PortMap]:

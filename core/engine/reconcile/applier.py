@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from engine.spec.resource import Key, Resource
 
@@ -106,3 +106,11 @@ class Applier(Protocol):
 
     def discard(self, difference: Difference) -> None:
         """Remove one thing that `unwanted` returned."""
+
+
+@runtime_checkable
+class TransactionalApplier(Applier, Protocol):
+    """One that can put things in the place of others so that at no moment there is neither."""
+
+    def exchange(self, old: Sequence[Resource], new: Sequence[Resource]) -> None:
+        """Remove `old` and make `new` in one transaction; what is in both stays. Raises BatchError: nothing is done."""

@@ -81,6 +81,22 @@ class NftApplier:
             raise BatchError(new, err, (), errno=err.errno or 0) from err
         self._follow_up([new], [old, new])
 
+    def exchange(self, old: Sequence[Resource], new: Sequence[Resource]) -> None:
+        """Put things in the place of others in one transaction; see `TransactionalApplier.exchange`."""
+        stale = {element: item for item in old for element in elements(item)}
+        fresh = {element: item for item in new for element in elements(item)}
+        changes = {Change("delete", element): item for element, item in stale.items() if element not in fresh}
+        changes |= {Change("create", element): item for element, item in fresh.items() if element not in stale}
+        try:
+            self._ensure(new)
+            self._change(list(changes))
+        except ChangeRefused as err:
+            failed = changes[err.change] if err.change else [*new, *old][0]
+            raise BatchError(failed, err, (), exists=err.errno == errno.EEXIST, errno=err.errno or 0) from err
+        except OSError as err:
+            raise BatchError([*new, *old][0], err, (), errno=err.errno or 0) from err
+        self._follow_up(new, [*old, *new])
+
     def remove(self, batch: Sequence[Resource], context: Context) -> list[tuple[Resource, Exception]]:
         """Remove a batch in one transaction; see `Applier.remove`."""
         doomed = [element for item in batch for element in elements(item)]

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from engine.reconcile.applier import Applier, BatchError, Difference, Sandbox, Tag
+from engine.reconcile.applier import Applier, BatchError, Difference, Sandbox, Tag, TransactionalApplier
 from engine.reconcile.convergence import Convergence, Report
 from engine.reconcile.execution import Execution, log
 from engine.reconcile.failures import explain
@@ -53,6 +53,10 @@ class Reconciler:
         """Tell whether a plan makes, or relies on, the host link of that name. Callable from any thread."""
         return self._wanted.names_link(link)
 
+    def relies_on(self, link: str) -> bool:
+        """Tell whether a plan relies on a host link of that name that is not ours. Callable from any thread."""
+        return self._wanted.relies_on(link)
+
     def _in_worker(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if threading.current_thread() is self._thread:
             return function(*args, **kwargs)
@@ -79,6 +83,14 @@ class Reconciler:
         into it, goes by itself (the kernel needs some 50 ms) and is not removed singly.
         """
         return self._in_worker(self._remove, owner, namespace_gone)
+
+    def exchange(self, plans: Mapping[str, Plan]) -> None:
+        """Give several owners, which have plans, other ones that differ only in things of one transactional applier.
+
+        All of it is one transaction: what passes from one owner to another is at no moment without one. Raises what
+        `apply` raises, and then nothing has changed.
+        """
+        return self._in_worker(self._exchange, plans)
 
     def adopt(self, owner: str, plan: Plan, *, sandbox: Sandbox | None = None) -> None:
         """Want a plan that an earlier process applied, without touching the host."""
@@ -236,6 +248,40 @@ class Reconciler:
             lost = dependents(gone, old.tasks(), Task.lives_on)
             self._execution.remove([*gone, *(t for t in lost if t.resource.LIFE == "session")])
 
+    def _exchange(self, plans: Mapping[str, Plan]) -> None:
+        formers = [self._wanted.claims[owner] for owner in plans]
+        claims = [Claim(f.owner, plans[f.owner], f.sandbox, f.verified) for f in formers]
+        gone, new = _changed(formers, claims), _changed(claims, formers)
+        appliers = {self._execution.applier(task.resource) for task in (*gone, *new)}
+        if not appliers:
+            return
+        applier = appliers.pop()
+        if appliers or not isinstance(applier, TransactionalApplier):
+            raise TypeError("plans can be exchanged where only things of one transactional applier differ")
+        try:
+            self._put(claims)
+            try:
+                applier.exchange([task.resource for task in gone], [task.resource for task in new])
+            except BatchError as err:
+                if err.errno != errno.ENOENT:
+                    raise explain(err, claims[0].owner) from err.cause
+                self._execution.remove(gone)  # somebody had removed one of them: then the host is looked at
+                report = self._convergence.run({claim.owner for claim in claims}, False)
+                if report.errors:
+                    raise report.errors[0] from err.cause
+        except BaseException:
+            self._put(formers)
+            self._convergence.run({former.owner for former in formers}, False)
+            raise
+
+    def _put(self, claims: Sequence[Claim]) -> None:
+        """Want these plans in the place of their owners' former ones."""
+        for claim in claims:
+            self._wanted.drop(claim.owner)
+        for claim in claims:
+            self._wanted.check(claim)
+            self._wanted.add(claim)
+
     def _undo(self, made: Sequence[Task]) -> list[Key]:
         """Remove what is new and return what is left."""
         return [difference.key for difference in self._execution.remove(made)]
@@ -264,6 +310,16 @@ class Reconciler:
                     difference = Difference(difference.key, "unwanted", fields, difference.owner, difference.resource)
                 found.append(difference)
         return found
+
+
+def _changed(claims: Sequence[Claim], others: Sequence[Claim]) -> list[Task]:
+    """Return what plans have and the others, of the same owners, do not."""
+    return [
+        task
+        for claim, other in zip(claims, others, strict=True)
+        for task in claim.tasks()
+        if task.resource not in other.own
+    ]
 
 
 def _only(owner: str | None) -> set[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from engine.cli.errors import BadValue, did_you_mean
 
@@ -97,6 +97,28 @@ def published(flag: str, texts: Iterable[str]) -> dict[str, list[Binding]]:
         for port, binding in publish(flag, text):
             bindings.setdefault(port, []).append(binding)
     return bindings
+
+
+def span(flag: str, text: str) -> dict[str, Any]:
+    """Parse which published ports are meant, `[hostIp:]host[-host][:port][/protocol]`, in the API's words.
+
+    Raises BadValue.
+    """
+    ports, protocol = _protocol(flag, text, text)
+    if short := re.fullmatch(r"(\[[^\]]*\]|[^:\[]*\.[^:\[]*):([^:]+)", ports):  # an address and a host port
+        address, host, container = short[1], short[2], ""
+    else:
+        address, host, container = _split(flag, text, ports)
+        if not host:
+            host, container = container, ""
+    low, high = port_range(flag, text, host)
+    found: dict[str, Any] = {"HostIp": _address(flag, text, address), "HostPort": low, "Count": high - low + 1}
+    if container:
+        target, last = port_range(flag, text, container)
+        if last - target not in (0, high - low):
+            raise BadValue(flag, text, f"{host} and {container} are ranges of different lengths")
+        found["ContainerPort"] = target
+    return found | {"Protocol": protocol}
 
 
 def exposed(flag: str, texts: Iterable[str]) -> list[str]:
