@@ -174,6 +174,9 @@ class Pull:
                 try:
                     watched = _Watched(blob, job.descriptor, self._report, self._stop)
                     self._store.add(watched, diff_id=job.diff_id, blob=job.descriptor.digest)
+                except InvalidParameter as err:
+                    what = f"cannot pull {self._reference.familiar}: its layer {short} is refused"
+                    raise InvalidParameter(what, why=str(err)) from err
                 except Unavailable:
                     if not blob.broken or attempt == _ATTEMPTS:
                         raise
