@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +47,6 @@ class Answers:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._turn = itertools.count()
 
     def find(self, container: str, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Answer | None:
         """Return the answer to a container's question, or None if it is not about what we know: to be forwarded."""
@@ -80,10 +78,8 @@ class Answers:
     def _addresses(
         self, name: dns.name.Name, members: Iterable[Member], kind: dns.rdatatype.RdataType
     ) -> tuple[dns.rrset.RRset, ...]:
-        """Return the members' addresses; a different one comes first each time."""
-        found = list(dict.fromkeys(address for member in members for address in member.addresses))
-        start = next(self._turn) % len(found) if found else 0
-        found = found[start:] + found[:start]
+        """Return the members' addresses. On the wire they are in random order (dnspython writes sets so)."""
+        found = dict.fromkeys(address for member in members for address in member.addresses)
         result = []
         for family in (dns.rdatatype.A, dns.rdatatype.AAAA):
             own = [a for a in found if (":" in a) == (family is dns.rdatatype.AAAA)]

@@ -138,15 +138,6 @@ def test_a_service_comes_with_the_addresses_of_its_target(directory: Directory) 
     assert [(str(s.name), s[0].to_text()) for s in answer.additional] == [("web.", "10.1.0.2"), ("web.", "fd01::2")]
 
 
-def test_several_containers_with_one_name_take_turns(directory: Directory) -> None:
-    answers, first = Answers(directory), []
-    for _ in range(6):
-        answer = answers.find("asker", dns.name.from_text("store"), dns.rdatatype.A)
-        assert answer is not None
-        first.append(answer.records[0][0].to_text())
-    assert first == ["10.2.0.2", "10.2.0.4"] * 3
-
-
 def test_a_stranger_knows_nobody(directory: Directory) -> None:
     assert ask(directory, "nobody", "web") is None
     assert ask(directory, "old", "web") is None
