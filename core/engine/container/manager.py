@@ -81,6 +81,7 @@ class ContainerManager:
 
     def create(self, config: JsonObject, name: str, platform: str = "") -> tuple[str, list[str]]:
         """Create a container from the API's body; return its id and warnings."""
+        self._conmon.warm_up()  # a start follows as a rule: 6 ms of it have passed by then
         container, warnings = self._creation.build(CreateRequest.parse(config), name)
         try:
             self._environment.make_directories(container)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+import threading
 from collections.abc import Sequence
 
 from engine.reconcile import netns
@@ -36,7 +37,8 @@ class PacketSocket:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        # Closing waits for a grace period of the kernel (10 ms), for which no start of a container need wait.
+        threading.Thread(target=self._socket.close, name="close").start()
 
     def fileno(self) -> int:
         """Return the descriptor, for poll(2)."""
