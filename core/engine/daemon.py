@@ -9,11 +9,12 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,13 @@ class Engine:
         self.doctor.collect()
         self.doctor.mend()
         self.containers.resume(living)
-        self._watch = Watch(self.links, Doctor((self.links,)).mend)
+        self._watch = Watch(self.links, self._host_changed)
+
+    def _host_changed(self, lost: Collection[str]) -> None:
+        """Somebody else changed the host's network: repair what is ours, and follow what is not."""
+        self.networks.follow_links()
+        remade = Doctor((self.links,)).mend(lost)
+        self.networks.announce({d.owner for d in remade if d.key[0] == "link"})
 
     def services(self) -> Services:
         """Return what the API serves."""
@@ -247,10 +254,20 @@ def _warm_cli(options: DaemonOptions) -> Iterator[None]:
             process.wait()
 
 
+def _take_all_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one: every container takes a few (names, its monitor).
+
+    Containers have the same limit, unless they are given another, as with Docker.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(options: DaemonOptions) -> int:
     """Run the daemon until it is told to stop. Returns the exit code."""
     started = time.monotonic()
     configure_logging(options.log_level, options.log_format)
+    _take_all_descriptors()
     engine = Engine(options)
     with contextlib.ExitStack() as ending:
         ending.callback(engine.close)

@@ -48,11 +48,14 @@ class Doctor:
             for difference in part.collect():
                 log.info("removed a leftover: %s", difference)
 
-    def mend(self, lost: Collection[str] = ()) -> None:
-        """Repair the host's side, and log what was done: `lost` are links that went away meanwhile."""
+    def mend(self, lost: Collection[str] = ()) -> list[Difference]:
+        """Repair the host's side; log and return what was done. `lost` are links that went away meanwhile."""
+        done: list[Difference] = []
         for part in self._reconcilers:
             report = part.repair(lost=lost)
+            done += report.fixed
             for difference in report.fixed:
                 log.info("repaired: %s", difference)
             for difference in report.left:
                 log.warning("not repaired: %s", difference)
+        return done

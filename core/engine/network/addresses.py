@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -58,6 +58,13 @@ class Addresses:
         if space not in self._spaces:
             self._spaces[space] = TakenAddresses(self._state.claimed(space))
         return self._spaces[space]
+
+    def avoid(self, record: NetworkRecord, addresses: Collection[str]) -> None:
+        """Do not choose these for a while: somebody who is not ours has them."""
+        for pool in record.pools:
+            for address in addresses:
+                if family_of(address) == family_of(pool.subnet):
+                    self.taken(record, pool).seen(address)
 
     def choose(
         self, record: NetworkRecord, settings: EndpointSettings, container: ContainerRef, names: dict[str, str]
@@ -165,9 +172,7 @@ class Addresses:
                     hint="Choose another one; -o probe=false leaves out the question",
                     details={"address": normal_ip(wanted), "mac": conflicts[normal_ip(wanted)]},
                 )
-        for pool, address in chosen:
-            if address in conflicts:
-                self.taken(record, pool).seen(address)
+        self.avoid(record, conflicts)
         kept = {family_of(address): address for _, address in chosen if address not in conflicts}
         self.give_back(record, owner)
         wishes = settings.model_copy(update={"ip": kept.get(4, ""), "ip6": kept.get(6, "")})

@@ -19,7 +19,7 @@ from engine.network.store import NetworkStore
 from engine.reconcile import neighbourhood
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
-from engine.spec.errors import Conflict, EngineError, Forbidden, InvalidParameter, Unsupported
+from engine.spec.errors import Conflict, EngineError, Forbidden, InvalidParameter, Unavailable, Unsupported
 from engine.spec.network import Network, NetworkCaps
 from engine.spec.resource import Plan
 from engine.spec.values import IfName, family_of
@@ -70,8 +70,8 @@ class Attaching:
             first = not self._store.endpoints_of(record.id)
             if first:
                 record = self._refresh(record, caps)
-            network = self._planner.network(record)
-            attachment, chosen = self._endpoint(record, caps, container, sandbox, settings, route)
+            network = self._planner.network(record, "select" if first else "same")
+            attachment, chosen = self._endpoint(record, network, caps, container, sandbox, settings, route)
             if not (caps.shares_wire and chosen):
                 return self._enter(record, network, attachment, chosen, ports, first)
             # On a wire of others, the link comes first: only on it can be asked whether the addresses are free.
@@ -98,10 +98,13 @@ class Attaching:
         try:
             attachment = attachment.model_copy(update={"ports": published})
             plan = self._endpoint_plan(network, attachment)
+            used = record
             # What the links that a network is on are like may have changed since its plan was made.
             network_plan = self._planner.network_plan(network) if first or network.links else None
             attachment = attachment.model_copy(update={"plan": plan.to_json()})
-            self._write(record, attachment, network_plan, chosen)
+            if network_plan is not None:
+                used = record.model_copy(update={"plan": network_plan.to_json(), "links": network.links})
+            self._write(record, used, attachment, chosen)
             self._apply(record, attachment, plan, network_plan, first)
         except BaseException:
             self.ports.release(published, attachment.id)
@@ -196,6 +199,7 @@ class Attaching:
     def _endpoint(
         self,
         record: NetworkRecord,
+        network: Network[Any],
         caps: NetworkCaps,
         container: ContainerRef,
         sandbox: Sandbox,
@@ -207,6 +211,7 @@ class Attaching:
         names = {e.id: e.container.name for e in self._store.endpoints_of(record.id)}
         if not caps.addresses and (settings.ip or settings.ip6):
             raise Unsupported(f"containers on network {record.name} have no addresses", driver=record.driver)
+        self._addresses.avoid(record, host_addresses(network).keys() - {settings.ip, settings.ip6})
         chosen = self._addresses.choose(record, settings, container, names)
         gateways = () if record.internal else tuple(pool.gateway for pool, _ in chosen if pool.gateway)
         attachment = Attachment(
@@ -267,16 +272,15 @@ class Attaching:
         return plan + Plan.of(port_maps(attachment.ports, _targets(attachment))) if attachment.ports else plan
 
     def _write(
-        self, record: NetworkRecord, attachment: Attachment, network_plan: Plan | None, chosen: Sequence[Chosen]
+        self, record: NetworkRecord, used: NetworkRecord, attachment: Attachment, chosen: Sequence[Chosen]
     ) -> None:
         """Write what is wanted, in one transaction, before anything is done on the host."""
-        text = record.plan if network_plan is None else network_plan.to_json()
         try:
             with self._state.transaction():
                 self._addresses.take(record, chosen, attachment.id)
                 self._store.put_endpoint(attachment)
-                if text != record.plan:
-                    self._store.put_network(record.model_copy(update={"plan": text}))
+                if used != record:
+                    self._store.put_network(used)
         except BaseException:
             self._store.forget_endpoint(attachment)
             self._addresses.give_back(record, attachment.id)
@@ -312,6 +316,28 @@ class Attaching:
             self.ports.release(attachment.ports, attachment.id)
         report_left(left)
 
+    # What the host does
+
+    def follow_links(self, network_id: str) -> None:
+        """Make the plans of a network anew, and go over to those that have changed; tell the wire of them."""
+        changed: list[Attachment] = []
+        with self._store.lock(network_id):
+            record = self._store.get(network_id)
+            try:
+                network = self._planner.network(record, "same")
+            except Unavailable:
+                return  # a link is absent: the plans wait for it
+            plan = self._planner.network_plan(network)
+            if plan.to_json() != record.plan:
+                self._store.put_network(record.model_copy(update={"plan": plan.to_json(), "links": network.links}))
+                self._reconciler.apply(record.owner, plan)
+            for endpoint in self._store.endpoints_of(record.id):
+                if self._endpoint_plan(network, endpoint).to_json() != endpoint.plan:
+                    changed.append(self._replan(endpoint))
+        if self._planner.caps(record.driver).shares_wire:
+            for endpoint in changed:
+                self.announce(endpoint)
+
     # Default routes
 
     def reroute(self, container_id: str) -> None:
@@ -331,7 +357,7 @@ class Attaching:
         """Ask for the plan of an endpoint that has changed, and go over to it; on failure nothing has changed."""
         with self._store.lock(changed.network):
             former = self._store.endpoint(changed.id)
-            network = self._planner.network(self._store.get(changed.network))
+            network = self._planner.network(self._store.get(changed.network), "known")
             plan = self._endpoint_plan(network, changed)
             changed = changed.model_copy(update={"plan": plan.to_json()})
             self._store.put_endpoint(changed)

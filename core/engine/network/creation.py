@@ -123,7 +123,9 @@ class Creation:
         """
         prefix, binding, given = _common_options(driver, options, self._planner.caps(driver))
         parsed = parse_options(self._planner.driver(driver).options_model, given, driver=driver)
-        return json.dumps([driver, prefix, binding, parsed.model_dump(mode="json", exclude_defaults=True)], sort_keys=True)
+        return json.dumps(
+            [driver, prefix, binding, parsed.model_dump(mode="json", exclude_defaults=True)], sort_keys=True
+        )
 
     def _check_name(self, name: str) -> None:
         if not _NAME.fullmatch(name) or name in _RESERVED:

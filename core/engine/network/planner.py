@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -17,6 +17,8 @@ from engine.spec.options import Options, parent_fields
 from engine.spec.resource import Plan
 
 GROUP = NetworkDriver.GROUP
+Links = Literal["select", "same", "known"]
+"""Where the links of a network come from; see `Planner.network`."""
 
 
 class Planner:
@@ -35,10 +37,12 @@ class Planner:
         """Return what a driver can do."""
         return self.driver(name).caps
 
-    def network(self, record: NetworkRecord) -> Network[Any]:
+    def network(self, record: NetworkRecord, links: Links = "select") -> Network[Any]:
         """Return a network as its driver sees it, with the links that its options select.
 
-        Raises Unavailable when such a link is absent, or when the stored options do not fit the driver's model.
+        While it is in use, it stays with the links that were selected at its beginning: "same" looks at them anew,
+        "known" takes what was known last for one that is absent. Raises Unavailable when a link is absent, or when the
+        stored options do not fit the driver's model.
         """
         model = self.driver(record.driver).options_model
         try:
@@ -60,15 +64,23 @@ class Planner:
             internal=record.internal,
             mac=record.mac,
             ifname=record.ifname,
-            links=self._links(model, options),
+            links=self._links(record, model, options, links),
         )
 
-    def _links(self, model: type[Options], options: Options) -> dict[str, LinkFact]:
-        fields = parent_fields(model)
+    def _links(self, record: NetworkRecord, model: type[Options], options: Options, how: Links) -> dict[str, LinkFact]:
+        fields = [name for name in parent_fields(model) if getattr(options, name)]
         if not fields:
             return {}
-        own = self._own_links()
-        return {name: hostnet.select(str(getattr(options, name)), own) for name in fields if getattr(options, name)}
+        own, facts = self._own_links(), {}
+        for name in fields:
+            former = record.links.get(name) if how != "select" else None
+            try:
+                facts[name] = hostnet.select(former.name if former else str(getattr(options, name)), own)
+            except Unavailable:
+                if former is None or how != "known":
+                    raise
+                facts[name] = former
+        return facts
 
     def settle(self, driver: str, options: Options, record: NetworkRecord) -> Options:
         """Let the driver check and fill in the options of a new network."""

@@ -144,6 +144,12 @@ def _on_link(resource: Resource, bounds: Bounds) -> None:
         raise Refused(f"{link} is no link of this network")
 
 
+def _redirect(resource: Resource, bounds: Bounds) -> None:
+    assert isinstance(resource, links.Redirect)
+    if resource.ns == "host" and not bounds.may_use(resource.to):
+        raise Refused(f"{resource.to} is no link of this network")
+
+
 def _route(resource: Resource, bounds: Bounds) -> None:
     assert isinstance(resource, links.Route)
     if resource.ns == "host" and int(resource.destination.partition("/")[2]) < SHORTEST_HOST_ROUTE:
@@ -173,7 +179,8 @@ _CHECKS: tuple[tuple[type[Resource], Callable[[Resource, Bounds], None]], ...] =
     (links.Veth, _veth),
     (links.Extern, _extern),
     *((kind, _on_link) for kind in (links.Address, links.Route, links.Neighbour, links.ForwardingEntry)),
-    *((kind, _on_link) for kind in (links.BridgePort, links.Shape, links.Segment)),
+    *((kind, _on_link) for kind in (links.BridgePort, links.Shape, links.Segment, links.Redirect)),
+    (links.Redirect, _redirect),
     (links.Route, _route),
     (links.Sysctl, _sysctl),
     (links.Masquerade, _masquerade),

@@ -17,6 +17,7 @@ from engine.spec.links import (
     Link,
     Macvlan,
     Neighbour,
+    Redirect,
     Route,
     Shape,
     Veth,
@@ -75,6 +76,8 @@ class Comparison:
                 return self._forwarding_entry(item, view)
             case Shape():
                 return self._shape(item, view)
+            case Redirect():
+                return self._redirect(item, view)
         raise TypeError(f"cannot compare a resource of kind {item.kind}")
 
     def _link(self, item: Link, view: View) -> tuple[str, Fields]:
@@ -182,6 +185,14 @@ class Comparison:
         if abs(wanted - ticks) > max(2, wanted * BURST_TOLERANCE):
             fields["burst"] = (item.burst, f"{ticks} ticks instead of {wanted}")
         return _judge(fields)
+
+
+    def _redirect(self, item: Redirect, view: View) -> tuple[str, Fields]:
+        seen = view.redirection(view.index(item.link))
+        if seen is None:
+            return "missing", {}
+        to = view.index(item.to)
+        return ("", {}) if seen == to and to else ("replace", {"to": (item.to, view.names.get(seen, ""))})
 
 
 def _judge(fields: Fields) -> tuple[str, Fields]:

@@ -18,6 +18,7 @@ from engine.reconcile.failures import explain
 from engine.reconcile.order import creation_order, dependents
 from engine.reconcile.wanted import Place, Task, Wanted
 from engine.spec.errors import EngineError
+from engine.spec.links import link_key
 from engine.spec.resource import Key, Resource
 
 ROUNDS = 3
@@ -72,9 +73,8 @@ class Convergence:
 
     def parents_lost(self, names: Collection[str]) -> None:
         """Note that host links went: what hung on them inside sandboxes is looked for when they are back."""
-        for claim in self._wanted.claims.values():
-            if any(extern.name in names for extern in claim.externs):
-                self._look_inside.add(claim.owner)
+        if names:
+            self._look_inside |= self._wanted.needing({("", link_key("host", name)) for name in names})
 
     def differences(self, owners: Collection[str] | None, sandboxes: bool) -> list[Difference]:
         """Compare what owners want (all, if None) with the host and, if asked for, with the sandboxes."""
@@ -119,7 +119,8 @@ class Convergence:
         for (applier, _), view in views.items():
             differences = applier.diff(view.wanted, view.contexts)
             found.extend((view.tasks.get(d.key) or self._applier_s_own(d), d) for d in differences)
-        self._look_inside.update(d.owner for _, d in found if d.state == "waiting")
+        if waiting := {("", d.key) for _, d in found if d.state == "waiting"}:
+            self._look_inside |= self._wanted.needing(waiting)
         return found
 
     def _applier_s_own(self, difference: Difference) -> Task | None:

@@ -29,6 +29,7 @@ from engine.spec.links import (
     Link,
     Macvlan,
     Neighbour,
+    Redirect,
     Route,
     Shape,
     Veth,
@@ -163,7 +164,7 @@ class Creation:
             message = m.new_link(item, index=0, name=name, parent=parent, ns_fd=self._wire.sandbox_fd)
             yield _Step(item, message, makes=False)
         elif item.namespace == "host":
-            yield self._hanging(item)
+            yield from self._hanging(item)
 
     def _host_link(self, link: Link) -> Iterator[_Step]:
         index = self._chosen[("host", link.name)] = self._choose_index()
@@ -206,7 +207,7 @@ class Creation:
         elif isinstance(item, Link):
             yield from self._sandbox_link(item)
         else:
-            yield self._hanging(item)
+            yield from self._hanging(item)
 
     def _sandbox_link(self, link: Link) -> Iterator[_Step]:
         index = self._chosen[("sandbox", link.name)] = self._choose_index()
@@ -223,9 +224,13 @@ class Creation:
         if isinstance(link, Veth) and link.peer_up:
             yield _Step(link, m.set_link(peer, up=True), makes=False)
 
-    def _hanging(self, item: Resource) -> _Step:
+    def _hanging(self, item: Resource) -> Iterator[_Step]:
         index = self._index(item.namespace, getattr(item, "link", None))
-        return _Step(item, _hanging_message(item, index, self._tag.proto), makes=True)
+        if isinstance(item, Redirect):
+            yield _Step(item, m.ingress(index), makes=True)
+            yield _Step(item, m.redirection(index, self._index(item.ns, item.to)), makes=False)
+        else:
+            yield _Step(item, _hanging_message(item, index, self._tag.proto), makes=True)
 
 
 def _hanging_message(item: Resource, index: int, proto: int, *, replace: bool = False) -> Message:

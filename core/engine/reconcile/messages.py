@@ -5,6 +5,7 @@ Numbers are those of uapi/linux/{if_link,if_addr,rtnetlink,neighbour,pkt_sched}.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.reconcile.rtnetlink import (
     NLM_F_REPLACE,
     Message,
     attr,
+    attributes,
     nest,
 )
 from engine.spec.links import (
@@ -39,6 +41,7 @@ from engine.spec.values import bits_of, pack
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 20, 21, 22, 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH, RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 28, 29, 30, 36, 37, 38
+RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
 IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO, IFLA_LINKINFO = 1, 3, 4, 5, 10, 12, 18
@@ -58,6 +61,9 @@ NDA_DST, NDA_LLADDR, NDA_MASTER, NDA_PROTOCOL = 1, 2, 9, 12
 NUD_NOARP, NUD_PERMANENT, NTF_SELF, NTF_MASTER = 0x40, 0x80, 2, 4
 TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_RATE64 = 1, 2, 1, 4
 TC_H_ROOT, TBF_HANDLE, LINKLAYER_ETHERNET = 0xFFFFFFFF, 0x10000, 1
+TC_H_INGRESS, INGRESS_HANDLE, FIRST_PRIORITY, ETH_P_ALL = 0xFFFFFFF1, 0xFFFF0000, 1, 3
+TCA_U32_SEL, TCA_U32_ACT, TC_U32_TERMINAL, TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_MIRRED_PARMS = 5, 7, 1, 1, 2, 2
+TC_ACT_STOLEN, TCA_EGRESS_REDIR = 4, 1
 QUEUE_SECONDS = 0.05
 """How much traffic a token bucket may hold back, as time at its rate."""
 
@@ -316,3 +322,28 @@ def shape(item: Shape, index: int, *, flags: int = NEW, delete: bool = False) ->
     if rate > 0xFFFFFFFF:
         options += attr(TCA_TBF_RATE64, struct.pack("=Q", rate))
     return Message(RTM_NEWQDISC, flags, body + attr(TCA_KIND, "tbf") + nest(TCA_OPTIONS, options))
+
+
+def ingress(index: int, *, delete: bool = False) -> Message:
+    """Return the message that adds or deletes the place for filters of what comes in by a link; they go with it."""
+    body = struct.pack("=BxHiIII", 0, 0, index, INGRESS_HANDLE, TC_H_INGRESS, 0)
+    return Message(RTM_DELQDISC if delete else RTM_NEWQDISC, 0 if delete else NEW, body + attr(TCA_KIND, "ingress"))
+
+
+def redirection(index: int, to: int) -> Message:
+    """Return the message that adds the filter by which all that comes in by a link goes out by another one."""
+    info = FIRST_PRIORITY << 16 | socket.htons(ETH_P_ALL)
+    body = struct.pack("=BxHiIII", 0, 0, index, 0, INGRESS_HANDLE, info)
+    everything = struct.pack("=BBBxHHhhI", TC_U32_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + bytes(16)
+    parms = struct.pack("=IIiiiiI", 0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to)
+    action = attr(TCA_ACT_KIND, "mirred") + nest(TCA_ACT_OPTIONS, attr(TCA_MIRRED_PARMS, parms))
+    options = attr(TCA_U32_SEL, everything) + nest(TCA_U32_ACT, nest(1, action))
+    return Message(RTM_NEWTFILTER, NEW, body + attr(TCA_KIND, "u32") + nest(TCA_OPTIONS, options))
+
+
+def redirection_target(body: bytes) -> int:
+    """Return the index of the link that a filter sends everything to; 0 if it is a filter of another kind."""
+    options = attributes(attributes(body, 20).get(TCA_OPTIONS, b""))
+    action = attributes(attributes(options.get(TCA_U32_ACT, b"")).get(1, b""))
+    parms = attributes(action.get(TCA_ACT_OPTIONS, b"")).get(TCA_MIRRED_PARMS, b"")
+    return int(struct.unpack_from("=24xI", parms)[0]) if len(parms) >= 28 else 0

@@ -27,6 +27,7 @@ from engine.spec.links import (
     Link,
     Macvlan,
     Neighbour,
+    Redirect,
     Route,
     Shape,
 )
@@ -49,10 +50,10 @@ def _is_held(err: BatchError) -> bool:
 
 
 class NetlinkApplier:
-    """Links, bridge ports, addresses, routes, neighbours, forwarding entries, token buckets."""
+    """Links, bridge ports, addresses, routes, neighbours, forwarding entries, token buckets, redirects."""
 
     families: ClassVar[frozenset[str]] = frozenset(
-        {"link", "bridge-port", "address", "route", "neighbour", "fdb", "qdisc"}
+        {"link", "bridge-port", "address", "route", "neighbour", "fdb", "qdisc", "redirect"}
     )
 
     def __init__(self, tag: Tag) -> None:
@@ -159,6 +160,8 @@ class NetlinkApplier:
                 return m.forwarding_entry(item, index, delete=True)
             case Shape():
                 return m.shape(item, index, delete=True)
+            case Redirect():
+                return m.ingress(index, delete=True)
             case BridgePort():
                 return m.bridge_port(item, index, reset=True)
         return None

@@ -181,12 +181,18 @@ class View:
         return dict(found)
 
     @cached_property
+    def _queues(self) -> list[tuple[int, int, dict[int, bytes]]]:
+        """(index of the link, parent, attributes) of all queueing disciplines."""
+        return [
+            (*struct.unpack_from("=4xi4xI", body), attributes(body, 20))
+            for body in self.socket.dump(m.RTM_GETQDISC, bytes(20))
+        ]
+
+    @cached_property
     def buckets(self) -> dict[int, tuple[int, int]]:
         """(rate in bytes a second, burst in ticks) of token buckets at the root, by index of the link."""
         found: dict[int, tuple[int, int]] = {}
-        for body in self.socket.dump(m.RTM_GETQDISC, bytes(20)):
-            _, _, _, index, _, parent, _ = struct.unpack_from("=BBHiIII", body)
-            parts = attributes(body, 20)
+        for index, parent, parts in self._queues:
             if parent != m.TC_H_ROOT or text(parts.get(m.TCA_KIND)) != "tbf":
                 continue
             options = attributes(parts.get(m.TCA_OPTIONS, b""))
@@ -195,6 +201,15 @@ class View:
             wide = options.get(m.TCA_TBF_RATE64)
             found[index] = (number(wide) if wide else rate, struct.unpack_from("=I", parms, 28)[0])
         return found
+
+    def redirection(self, index: int) -> int | None:
+        """Return the index of the link that all that comes in by a link is sent to, 0 for no such filter; None if
+        there is no place for filters of what comes in.
+        """  # fmt: skip
+        if not any(i == index and parent == m.TC_H_INGRESS for i, parent, _ in self._queues):
+            return None
+        asked = struct.pack("=BxHiIII", 0, 0, index, 0, m.INGRESS_HANDLE, 0)
+        return max((m.redirection_target(body) for body in self.socket.dump(m.RTM_GETTFILTER, asked)), default=0)
 
 
 def addresses_of(name: str) -> tuple[str, ...]:

@@ -169,6 +169,10 @@ class Wanted:
         """Tell whether anybody wants something there."""
         return place in self._entries
 
+    def relies_on(self, name: str) -> bool:
+        """Tell whether a plan relies on a host link of that name that is not ours. May be asked by any thread."""
+        return self._externs[name] > 0
+
     def names_link(self, name: str) -> bool:
         """Tell whether a plan makes, or relies on, the host link of that name. May be asked by any thread."""
         return ("", link_key("host", name)) in self._entries or self._externs[name] > 0

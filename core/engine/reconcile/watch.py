@@ -1,6 +1,7 @@
 """Noticing that somebody else changed the host: a thread that listens to rtnetlink and nftables notifications.
 
-Only losses are of interest (a link, an address, a route, a rule), and links that are not ours but that plans wait for.
+Only losses are of interest (a link, an address, a route, a rule), and links that are not ours but that plans rely on:
+whether they are there, and what they are like.
 What the reconciler itself removes is not wanted any more by then, and its firewall transactions carry its thread's id,
 so its own work does not set it going again.
 """
@@ -106,9 +107,12 @@ class Watch:
     def _route_event(self, kind: int, body: bytes) -> bool:
         if kind in (m.RTM_NEWLINK, m.RTM_DELLINK):
             return self._link_event(kind, body)
-        if kind == m.RTM_DELADDR:
+        if kind in (m.RTM_NEWADDR, m.RTM_DELADDR):
+            name = self._names.name(struct.unpack_from("=4xI", body)[0])
+            if self._reconciler.relies_on(name):  # what we make may speak with the addresses of a parent
+                return True
             ours = number(attributes(body, 8).get(m.IFA_PROTO)) == self._reconciler.tag.proto
-            return ours and self._concerns(struct.unpack_from("=4xI", body)[0])
+            return ours and kind == m.RTM_DELADDR and self._reconciler.concerns(name)
         if kind == m.RTM_DELROUTE:
             ours = struct.unpack_from("=5xB", body)[0] == self._reconciler.tag.proto
             return ours and self._concerns(number(attributes(body, 12).get(m.RTA_OIF)))
