@@ -32,6 +32,7 @@ MODULES = {
     "links": "Resources of networks",
     "mounts": "Resources of volumes",
     "options": "Options",
+    "secret": "Secrets",
     "values": "Values",
     "errors": "Errors",
     "driver": "What all drivers have in common",

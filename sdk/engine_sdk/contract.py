@@ -31,6 +31,7 @@ from engine.spec.links import (
     Masquerade,
     Neighbour,
     PortMap,
+    Redirect,
     Route,
     Segment,
     Shape,
@@ -64,8 +65,8 @@ from engine.spec.options import (
 )
 from engine.spec.plugin import EngineHooks, Event
 from engine.spec.resource import Key, Ns, Plan, Resource
-from engine.spec.shim import host_shim, shim_routes
 from engine.spec.secret import SecretRef, secret_fields
+from engine.spec.shim import host_shim, shim_routes
 from engine.spec.storage import (
     ABSENT,
     ShortRead,
@@ -153,6 +154,7 @@ __all__ = [
     "PortMap",
     "Prefix",
     "Resource",
+    "Redirect",
     "Route",
     "SecretRef",
     "Segment",
@@ -192,5 +194,6 @@ __all__ = [
     "normal_prefix",
     "parent_fields",
     "parse_options",
+    "secret_fields",
     "shim_routes",
 ]

@@ -1,0 +1,1 @@
+"""Stores by URL: which drivers serve it, what they can do, and the live connection."""

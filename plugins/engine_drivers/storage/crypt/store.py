@@ -1,0 +1,250 @@
+"""A store whose objects are encrypted in another store."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from engine_drivers.storage.crypt.content import (
+    BLOCK,
+    HEADER,
+    MAC,
+    MAGIC,
+    NONCE,
+    SEALED,
+    Content,
+    Damaged,
+    nonce_of,
+    plain_size,
+)
+from engine_drivers.storage.crypt.keys import Keys
+from engine_drivers.storage.crypt.names import Names
+from engine_sdk import (
+    Forbidden,
+    NotFound,
+    ShortRead,
+    Stat,
+    StorageCaps,
+    Store,
+    check_key,
+    check_range,
+    exactly,
+    no_object,
+)
+
+log = logging.getLogger(__name__)
+_REMEMBERED = 4096
+"""Objects whose nonce and size are remembered, so that a read of a range is one request."""
+_LOOKED_AT = 64
+"""Objects that are looked at for one that proves the password right or wrong."""
+_ATTEMPTS = 3
+
+
+class _Known(NamedTuple):
+    nonce: bytes
+    size: int
+    """Of the stored object."""
+
+
+class CryptStore(Store):
+    """Objects are sealed, their names hidden. Metadata of objects passes as it is: it is not encrypted.
+
+    What is remembered of an object cannot be wrong unnoticed: a nonce that is not the object's opens no block.
+    """
+
+    def __init__(self, inner: Store, keys: Keys, names: Names, caps: StorageCaps) -> None:
+        self.caps = caps
+        self._inner = inner
+        self._names = names
+        self._content = Content(keys.data)
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"CryptStore({self._inner!r})"
+
+    def _name(self, key: str) -> str:
+        check_key(key, self.caps, driver="crypt")
+        return self._names.hide(key)
+
+    def _plain(self, key: str, stat: Stat) -> Stat:
+        return stat.model_copy(update={"key": key, "size": plain_size(stat.size)})
+
+    # Reading
+
+    def head(self, key: str) -> Stat | None:
+        """Return an object's facts, or None if there is none."""
+        stat = self._inner.head(self._name(key))
+        return None if stat is None else self._plain(key, stat)
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return bytes `start` up to `end` (exclusive), or to the end. Damaged if they were tampered with."""
+        check_range(start, end)
+        name = self._name(key)
+        if start == 0 and end is None:
+            return self._whole(name)
+        for attempt in itertools.count(1):
+            known = self._lookup(name, fresh=attempt > 1)
+            try:
+                return self._range(name, key, known, start, end)
+            except (Damaged, ShortRead):
+                if attempt == _ATTEMPTS:  # the object was replaced between two requests: look again
+                    raise
+        raise AssertionError("unreachable")
+
+    def _whole(self, name: str) -> bytes:
+        sealed = self._inner.get(name)
+        plain_size(len(sealed))
+        return self._content.open(memoryview(sealed)[HEADER:], nonce_of(sealed[:HEADER]), 0)
+
+    def _range(self, name: str, key: str, known: _Known, start: int, end: int | None) -> bytes:
+        size = plain_size(known.size)
+        stop = max(start, size) if end is None else end
+        if stop > size and stop > start:
+            return exactly(b"", stop - start, key, driver="crypt")
+        if start == stop:
+            return b""
+        first = start // BLOCK
+        after = HEADER + (-(-stop // BLOCK)) * SEALED
+        sealed = self._inner.get(name, HEADER + first * SEALED, min(after, known.size))
+        skip = start - first * BLOCK
+        return self._content.open(sealed, known.nonce, first)[skip : skip + stop - start]
+
+    def _lookup(self, name: str, *, fresh: bool) -> _Known:
+        with self._lock:
+            known = None if fresh else self._known.get(name)
+        if known is None:
+            stat = self._inner.head(name)
+            if stat is None:
+                raise no_object(self._names.show(name), driver="crypt")
+            plain_size(stat.size)
+            known = _Known(nonce_of(self._inner.get(name, 0, HEADER)), stat.size)
+            self._remember(name, known)
+        return known
+
+    def _remember(self, name: str, known: _Known) -> None:
+        with self._lock:
+            self._known[name] = known
+            self._known.move_to_end(name)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+    # Writing
+
+    def put(
+        self, key: str, data: bytes, *, if_match: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Stat:
+        """Seal and write an object."""
+        name, nonce = self._name(key), os.urandom(NONCE)
+        sealed = b"".join(self._content.seal((data,), nonce))
+        stat = self._inner.put(name, sealed, if_match=if_match, metadata=metadata)
+        self._remember(name, _Known(nonce, len(sealed)))
+        return self._plain(key, stat)
+
+    def put_stream(
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Stat:
+        """Seal an object piece by piece while it is written."""
+        stat = self._inner.put_stream(self._name(key), self._content.seal(chunks), if_match=if_match, metadata=metadata)
+        return self._plain(key, stat)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is gone already is no error."""
+        self._inner.delete(self._name(key))
+
+    def copy(self, source: str, target: str) -> Stat:
+        """Copy an object in the inner store: content is not bound to a name, so that nothing is encrypted anew."""
+        return self._plain(target, self._inner.copy(self._name(source), self._name(target)))
+
+    # Listing
+
+    def list(self, prefix: str = "", *, delimiter: Literal["", "/"] = "") -> Iterator[Stat]:
+        """Iterate over the objects that this key opens; what is not in this format is left out, and logged once."""
+        directory = prefix.rpartition("/")[0]
+        if directory:
+            check_key(directory, self.caps, driver="crypt")
+        below = self._names.hide_directory(directory)
+        return self._shown(self._inner.list(f"{below}/" if below else "", delimiter=delimiter), prefix)
+
+    def _shown(self, stored: Iterator[Stat], prefix: str) -> Iterator[Stat]:
+        foreign = 0
+        for stat in stored:
+            try:
+                if stat.is_prefix:
+                    plain = stat.model_copy(update={"key": self._names.show_directory(stat.key.rstrip("/")) + "/"})
+                else:
+                    plain = self._plain(self._names.show(stat.key), stat)
+            except Damaged as err:
+                foreign += 1
+                if foreign == 1:
+                    log.warning("a foreign object among the encrypted ones is left out: %s", err)
+                continue
+            if plain.key.startswith(prefix):
+                yield plain
+
+    # Health
+
+    def check(self) -> None:
+        """Ask for the inner store, and for an object that proves the password."""
+        self._inner.check()
+        self.verify()
+
+    def verify(self) -> None:
+        """Raise Forbidden if the objects that are there were written with another password; reads only.
+
+        The first block of an object is authenticated: it proves the password. An empty store proves nothing.
+        """
+        refused = 0
+        names = 0
+        for stat in itertools.islice(self._inner.list(), _LOOKED_AT):
+            try:
+                self._names.show(stat.key)
+            except Damaged:
+                names += 1
+            if stat.size <= HEADER + MAC:
+                continue
+            opened = self._opens(stat)
+            if opened:
+                if names:
+                    raise _wrong("names are not in the form that these options give; is password2 missing?")
+                return
+            refused += opened is False
+        if refused:
+            raise _wrong(f"{refused} objects were written with another password")
+
+    def _opens(self, stat: Stat) -> bool | None:
+        """Return if this key opens an object; None if it is not in this format, or was removed meanwhile."""
+        try:
+            beginning = self._inner.get(stat.key, 0, min(stat.size, HEADER + SEALED))
+        except (NotFound, ShortRead):
+            return None
+        if not beginning.startswith(MAGIC):
+            return None
+        try:
+            self._content.open(memoryview(beginning)[HEADER:], nonce_of(beginning[:HEADER]), 0)
+        except Damaged:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give up the inner connection."""
+        self._inner.close()
+
+
+def _wrong(why: str) -> Forbidden:
+    return Forbidden(
+        "the password does not open this store",
+        driver="crypt",
+        why=why,
+        hint="Nothing was changed. Give the password, and the second one, with which it was made",
+    )

@@ -1,0 +1,63 @@
+"""`http` and `https`: files of a web server, read-only, by fsspec's client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine_sdk import Field, InvalidParameter, SecretRef, StorageCaps, StorageDriver, Store
+from engine_sdk.storage import FsspecStore, Location, RemoteOptions, Translator, filesystem
+
+_CAPS = StorageCaps(writable=False, ranged=True, delimiter=True)
+
+
+class HttpOptions(RemoteOptions):
+    """Options of a web server."""
+
+    user: str = Field(default="", description="User name, where the server asks for one")
+    password: SecretRef | None = Field(default=None, description="Where the password is")
+    token: SecretRef | None = Field(default=None, description="Where a bearer token is")
+
+
+class _HttpStore(FsspecStore):
+    """Pages are found by the links of an index; percent-encoding is the client's affair."""
+
+    def path(self, key: str) -> str:
+        """Return the URL of an object."""
+        from urllib.parse import quote
+
+        super().path(key)
+        return f"{self.root}/{quote(key)}"
+
+    def _key(self, name: str) -> str | None:
+        from urllib.parse import unquote
+
+        key = name.removeprefix(self.root).strip("/") if name.startswith(self.root + "/") else ""
+        return unquote(key.partition("?")[0].partition("#")[0]) or None
+
+
+class HttpDriver(StorageDriver[HttpOptions]):
+    """Read files of a web server: `https://host/path`. Listings are what the links of its index pages say."""
+
+    caps = _CAPS
+    schemes = ("http", "https")
+
+    def open_store(self, url: str, options: HttpOptions, secrets: Mapping[str, bytes]) -> Store:
+        """Make a client; no request is sent."""
+        location = Location.parse(url, driver="http")
+        location.need_host("host", driver="http")
+        if location.user:
+            raise InvalidParameter("the URL names a user", driver="http", hint="Write -o user=NAME")
+        translate = Translator("http", secrets.values())
+        with translate(f"opening {url}"):
+            import aiohttp
+
+            session: dict[str, object] = {
+                "timeout": aiohttp.ClientTimeout(total=options.deadline, sock_connect=options.deadline / 2)
+            }
+            if options.user:
+                password = secrets.get("password", b"").decode().rstrip("\n")
+                session["auth"] = aiohttp.BasicAuth(options.user, password)
+            if "token" in secrets:
+                session["headers"] = {"Authorization": f"Bearer {secrets['token'].decode().strip()}"}
+            fs = filesystem("http", client_kwargs=session)
+        return _HttpStore(fs, url.rstrip("/"), caps=_CAPS, translate=translate, deadline=options.deadline + 1)

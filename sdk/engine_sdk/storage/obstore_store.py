@@ -1,0 +1,275 @@
+"""A store over obstore: object stores with conditional writes, metadata, copies and uploads in parts.
+
+obstore (the Rust crate object_store) is used where the store has compare-and-swap, which fsspec has no interface for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from engine_sdk.contract import (
+    ABSENT,
+    InvalidParameter,
+    Stat,
+    StorageCaps,
+    Store,
+    Unsupported,
+    check_key,
+    check_range,
+    exactly,
+    no_object,
+)
+from engine_sdk.storage.errors import Translator
+from engine_sdk.storage.keys import directory_of, matching
+
+PART = 8 << 20
+"""Bytes of a part of a multipart upload, and the size from which an object is sent so."""
+
+
+class ObstoreStore(Store):
+    """Objects are those of an obstore store below `prefix`."""
+
+    def __init__(self, store: Any, prefix: str, *, caps: StorageCaps, translate: Translator) -> None:
+        self.caps = caps
+        self._store = store
+        self._prefix = prefix.strip("/")
+        self._translate = translate
+
+    def __repr__(self) -> str:
+        return f"ObstoreStore({self._translate.driver}, {self._prefix!r})"
+
+    @staticmethod
+    def client_options(deadline: float, *, allow_http: bool) -> dict[str, Any]:
+        """Return obstore's `client_options` and `retry_config` for requests that end within `deadline` seconds.
+
+        A request may move a part of 8 MiB: its own time is the whole deadline; a connection gets a third of it.
+        """
+        return {
+            "client_options": {
+                "allow_http": allow_http,
+                "timeout": timedelta(seconds=deadline),
+                "connect_timeout": timedelta(seconds=max(1.0, deadline / 3)),
+            },
+            "retry_config": {"max_retries": 5, "retry_timeout": timedelta(seconds=deadline)},
+        }
+
+    def _path(self, key: str) -> str:
+        check_key(key, self.caps, driver=self._translate.driver)
+        if any(ord(c) < 32 or ord(c) == 127 for c in key):
+            raise InvalidParameter(
+                f"the key {key!r} cannot be stored", why="it has a control character", driver=self._translate.driver
+            )
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _stat(self, meta: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Stat:
+        changed = meta.get("last_modified")
+        return Stat(
+            key=self._key(meta["path"]),
+            size=meta["size"],
+            etag=meta.get("e_tag"),
+            mtime=changed.timestamp() if isinstance(changed, datetime) else None,
+            metadata=dict(metadata or {}),
+        )
+
+    def _key(self, path: str) -> str:
+        return path[len(self._prefix) + 1 :] if self._prefix else path
+
+    def head(self, key: str) -> Stat | None:
+        """Return an object's facts with its metadata, or None if there is none."""
+        import obstore
+
+        path = self._path(key)
+        with self._translate(f"asking for {key!r}"):
+            try:
+                answer = obstore.get(self._store, path, options={"head": True})
+            except FileNotFoundError:
+                return None
+            own = {k: v for k, v in answer.attributes.items() if isinstance(k, str) and k not in _STANDARD}
+            return self._stat(answer.meta, own)
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return bytes `start` up to `end` (exclusive), or to the end."""
+        check_range(start, end)
+        path, driver = self._path(key), self._translate.driver
+        if start == end:
+            if self.head(key) is None:
+                raise no_object(key, driver=driver)
+            return b""
+        if end is None:
+            return self._get_rest(key, path, start)
+        return exactly(self._get_range(key, path, start, end), end - start, key, driver=driver)
+
+    def _get_rest(self, key: str, path: str, start: int) -> bytes:
+        if start:
+            facts = self.head(key)
+            if facts is None:
+                raise no_object(key, driver=self._translate.driver)
+            return self.get(key, start, max(start, facts.size))
+        import obstore
+
+        with self._translate(f"reading {key!r}"):
+            answer = obstore.get(self._store, path)
+            return exactly(bytes(answer.bytes()), answer.meta["size"], key, driver=self._translate.driver)
+
+    def _get_range(self, key: str, path: str, start: int, end: int) -> bytes:
+        import obstore
+
+        with self._translate(f"reading {key!r}"):
+            try:
+                return bytes(obstore.get_range(self._store, path, start=start, end=end))
+            except Exception:
+                # A range that begins behind the end is an error of the server's, in words of its own.
+                facts = self.head(key)
+                if facts is not None and start >= facts.size:
+                    return b""
+                raise
+
+    def put(
+        self, key: str, data: bytes, *, if_match: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Stat:
+        """Write an object; with `if_match` in one request, else in parts if it is large."""
+        return self._put(key, data, len(data) >= PART, if_match, metadata)
+
+    def put_stream(
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Stat:
+        """Write an object from pieces, in parts; with `if_match` in one request, from memory."""
+        if if_match is not None:
+            return self.put(key, b"".join(chunks), if_match=if_match, metadata=metadata)
+        watched = _Watched(chunks)
+        try:
+            return self._put(key, watched, True, None, metadata)
+        except Exception as err:
+            if watched.error is not None:  # the caller's own error, not the store's
+                raise watched.error from err
+            raise
+
+    def _put(
+        self,
+        key: str,
+        data: bytes | Iterable[bytes],
+        parts: bool,
+        if_match: str | None,
+        metadata: Mapping[str, str] | None,
+    ) -> Stat:
+        import obstore
+
+        path, driver = self._path(key), self._translate.driver
+        if not self.caps.writable:
+            raise Unsupported("this store is read-only", driver=driver)
+        if if_match is not None and not self.caps.put_if:
+            raise Unsupported("this store cannot write on a condition", driver=driver)
+        if metadata and not self.caps.metadata:
+            raise Unsupported("this store keeps no metadata", driver=driver)
+        mode: Any = None
+        if if_match is not None:
+            mode = "create" if if_match == ABSENT else {"e_tag": if_match, "version": None}
+        with self._translate(f"writing {key!r}"):
+            obstore.put(
+                self._store,
+                path,
+                data,
+                attributes=dict(metadata) if metadata else None,
+                mode=mode,
+                use_multipart=parts and mode is None,
+                chunk_size=PART,
+                max_concurrency=4,
+            )
+        facts = self.head(key)
+        if facts is None:
+            raise no_object(key, driver=driver)
+        return facts
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is gone already is no error."""
+        import obstore
+
+        path = self._path(key)
+        if not self.caps.writable:
+            raise Unsupported("this store is read-only", driver=self._translate.driver)
+        with self._translate(f"removing {key!r}"):
+            try:
+                obstore.delete(self._store, path)
+            except FileNotFoundError:
+                pass
+
+    def list(self, prefix: str = "", *, delimiter: Literal["", "/"] = "") -> Iterator[Stat]:
+        """Iterate over the objects; the server is asked for the directory that the prefix is in."""
+        directory = directory_of(prefix)
+        if directory:
+            self._path(directory)
+        below = "/".join(filter(None, (self._prefix, directory)))
+        stats = self._one_level(below) if delimiter else self._all(below)
+        return matching(stats, prefix)
+
+    def _all(self, below: str) -> Iterator[Stat]:
+        import obstore
+
+        with self._translate(f"listing {below!r}"):
+            for batch in obstore.list(self._store, f"{below}/" if below else None, chunk_size=1000):
+                for meta in batch:
+                    yield self._stat(meta)
+
+    def _one_level(self, below: str) -> Iterator[Stat]:
+        import obstore
+
+        with self._translate(f"listing {below!r}"):
+            found = obstore.list_with_delimiter(self._store, f"{below}/" if below else None)
+            for prefix in found["common_prefixes"]:
+                yield Stat(key=self._key(prefix.rstrip("/")) + "/", size=0, is_prefix=True)
+            for meta in found["objects"]:
+                yield self._stat(meta)
+
+    def copy(self, source: str, target: str) -> Stat:
+        """Copy an object on the server."""
+        import obstore
+
+        if not self.caps.server_copy:
+            return super().copy(source, target)
+        here, there = self._path(source), self._path(target)
+        with self._translate(f"copying {source!r}"):
+            obstore.copy(self._store, here, there)
+        facts = self.head(target)
+        if facts is None:
+            raise no_object(target, driver=self._translate.driver)
+        return facts
+
+    def check(self) -> None:
+        """List the first objects: unlike asking for one, this tells a bucket that does not exist from an empty one."""
+        import obstore
+
+        with self._translate("asking for the bucket"):
+            next(iter(obstore.list(self._store, f"{self._prefix}/" if self._prefix else None, chunk_size=1)), None)
+
+
+_STANDARD = frozenset(
+    {"Content-Disposition", "Content-Encoding", "Content-Language", "Content-Type", "Cache-Control", "StorageClass"}
+)
+"""Attributes of HTTP, which are no metadata of ours."""
+
+
+class _Watched:
+    """Pieces; remembers the error that making them raised, because obstore turns it into one of its own."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._chunks)
+        except StopIteration:
+            raise
+        except Exception as err:
+            self.error = err
+            raise
