@@ -309,9 +309,8 @@ class Environment:
 
     def _write_etc(self, container: Container, attachments: Sequence[Attachment]) -> list[Path]:
         directory, config, host = self.directory(container), container.config, container.host_config
-        full = f"{config.hostname}.{config.domainname}" if config.domainname else ""
-        names = [n for n in (full, config.hostname) if n]
-        own = [(address.partition("/")[0], names) for a in attachments for address in a.addresses]
+        names = _own_names(container)
+        own = [(address, names) for a in attachments for address in _addresses(a)]
         if container.sandbox == "host":
             own = []
         gateway = next((g for a in attachments for g in a.gateways), "127.0.0.1")
@@ -336,18 +335,40 @@ class Environment:
             own_loopback=container.sandbox != "host",
         )
 
-    def connected(self, container: Container) -> None:
-        """Have a running container that was just connected to a network ask the engine's name server, if it is to.
+    def connected(self, container: Container, attachment: Attachment) -> None:
+        """Tell a running container that it is on one more network: in hosts, and in resolv.conf who knows its names.
 
-        Its resolv.conf stays as it is when it does so already: the container may have changed it since.
+        The latter stays as it is when it names the engine already: the container may have changed it since.
         """
+        self._change_hosts(container, came=attachment)
         path = self.directory(container) / "resolv.conf"
         if self._networks.serves_names(container.id) and NAME_SERVER not in path.read_text(errors="replace"):
             etc.write(path.parent, path.name, self._resolv_conf(container))
 
+    def disconnected(self, container: Container, attachment: Attachment) -> None:
+        """Tell a running container that it is no longer on a network."""
+        self._change_hosts(container, went=attachment)
+
+    def _change_hosts(
+        self, container: Container, *, came: Attachment | None = None, went: Attachment | None = None
+    ) -> None:
+        directory, names = self.directory(container), _own_names(container)
+        text = (directory / "hosts").read_text(errors="surrogateescape")
+        etc.write(directory, "hosts", etc.hosts_changed(text, names, _addresses(came), _addresses(went)))
+
 
 def _entries(directory: Path) -> list[Path]:
     return list(directory.iterdir()) if directory.is_dir() else []
+
+
+def _own_names(container: Container) -> list[str]:
+    config = container.config
+    full = f"{config.hostname}.{config.domainname}" if config.domainname else ""
+    return [name for name in (full, config.hostname) if name]
+
+
+def _addresses(attachment: Attachment | None) -> list[str]:
+    return [address.partition("/")[0] for address in attachment.addresses] if attachment else []
 
 
 def _volumes(container: Container) -> set[str]:

@@ -48,6 +48,13 @@ def hosts(
     return (_HOSTS if base is None else base) + "".join(f"{line}\n" for line in lines)
 
 
+def hosts_changed(text: str, names: Sequence[str], came: Iterable[str], went: Iterable[str]) -> str:
+    """Return /etc/hosts with the container's lines for some addresses added and for others removed; the rest stays."""
+    gone = {f"{address}\t{' '.join(names)}" for address in went}
+    lines = [line for line in text.splitlines() if line not in gone]
+    return "".join(f"{line}\n" for line in [*lines, *(f"{address}\t{' '.join(names)}" for address in came)])
+
+
 def resolv_conf(
     host: str,
     *,
@@ -107,6 +114,6 @@ def _is_loopback(address: str) -> bool:
 def write(directory: Path, name: str, text: str) -> Path:
     """Write a file in place (a bind mount holds its inode), and return its path."""
     path = directory / name
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
     path.chmod(0o644)
     return path

@@ -454,8 +454,8 @@ class ContainerManager:
                 sandbox = Sandbox(self._networks.sandbox_path(container.id))
                 ports = self._unpublished(container, record)
                 known = self._environment.ref(container)
-                self._networks.attach(record.id, known, sandbox, endpoint_settings(endpoint), ports)
-                self._environment.connected(container)
+                made = self._networks.attach(record.id, known, sandbox, endpoint_settings(endpoint), ports)
+                self._environment.connected(container, made)
             container.endpoints.append(endpoint)
             self._store.save(container)
 
@@ -480,7 +480,10 @@ class ContainerManager:
             if len(remaining) == len(container.endpoints):
                 raise Conflict(f"container {container.name} is not connected to network {record.name}")
             if container.state.running:
+                gone = [a for a in self._networks.attachments(container.id) if a.network == record.id]
                 self._networks.detach(container.id, record.id)
+                for attachment in gone:
+                    self._environment.disconnected(container, attachment)
             container.endpoints = remaining
             self._store.save(container)
 

@@ -31,6 +31,7 @@ class NameService:
         self._directory = Directory()
         self._lock = threading.Lock()
         self._open: dict[str, NameSockets] = {}
+        self._closed = False
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._ending = asyncio.Event()
         self._thread: threading.Thread | None = None
@@ -81,7 +82,7 @@ class NameService:
                 "the name server of a container could not be made", why=str(err), details={"errno": err.errno}
             ) from err
         with self._lock:
-            if container in self._open:  # meanwhile, by another thread
+            if container in self._open or self._closed:  # meanwhile, by another thread
                 sockets.close()
                 return
             self._open[container] = sockets
@@ -96,7 +97,7 @@ class NameService:
     def close(self) -> None:
         """Let go of all containers: until another daemon serves them, they get no answers."""
         with self._lock:
-            thread, self._thread = self._thread, None
+            thread, self._closed = self._thread, True
             self._open.clear()
             if thread is None:
                 return

@@ -92,6 +92,20 @@ def test_connect_disconnect_and_rename_are_seen_at_once(net: Net) -> None:
     assert net.ask("friend", "settler") == "NXDOMAIN"
 
 
+def test_a_containers_own_hosts_file(net: Net) -> None:
+    net.run("web", "front", "--hostname", "box", "--add-host", "db:10.9.9.9")
+
+    def read() -> list[str]:
+        return net.host.engine("exec", "web", "cat", "/etc/hosts").stdout.splitlines()
+
+    first = read()
+    net.host.engine("exec", "web", "sh", "-c", "echo 10.8.8.8 mine >> /etc/hosts")
+    net.host.engine("network", "connect", "back", "web")
+    assert read() == [*first, "10.8.8.8 mine", f"{net.address('web', 'back')}\tbox"]
+    net.host.engine("network", "disconnect", "back", "web")
+    assert read() == [*first, "10.8.8.8 mine"]
+
+
 def test_containers_that_share_an_alias_take_turns(net: Net) -> None:
     for n in range(3):
         net.run(f"w{n}", "front", "--network-alias", "workers")
