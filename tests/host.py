@@ -36,6 +36,8 @@ ADDRESS, GATEWAY = "192.0.2.2", "192.0.2.1"
 ADDRESS6, GATEWAY6 = "2001:db8:2::2", "2001:db8:2::1"
 ENGINE = Path(sys.executable).with_name("engine")
 _NEEDED = ("conmon", "nsenter", "unshare", "setpriv", "ip", "nft", "skopeo", "busybox")
+_KEPT = frozenset({"x/image", "x/host", "x/cli.sock", "d/state.db-shm", "d/state.db-wal"})
+"""Files that are made when they are first needed, and stay while a daemon runs."""
 Done = subprocess.CompletedProcess[str]
 
 
@@ -354,13 +356,14 @@ class EngineHost:
             return ruleset
         begin = ruleset.index(first)
         end = ruleset.index("}", begin) + 1
-        return ruleset if any("elements = {" in line for line in ruleset[begin:end]) else ruleset[:begin] + ruleset[end:]
+        used = any("elements = {" in line for line in ruleset[begin:end])
+        return ruleset if used else ruleset[:begin] + ruleset[end:]
 
     def _files(self) -> list[str]:
         places = [self.exec_root, self.data_root, *(d for d in self.data_root.iterdir() if d.is_dir())]
         places += [d for place in (self.exec_root, self.data_root / "image") for d in place.iterdir() if d.is_dir()]
         names = {str(path.relative_to(self.root)) for place in places for path in place.iterdir()}
-        return sorted(names - {"x/image", "x/host"})  # made when they are first needed, and kept
+        return sorted(names - _KEPT)
 
     def _rows(self) -> list[str]:
         uri = f"file:{self.data_root / 'state.db'}?mode=ro"

@@ -102,5 +102,5 @@ def test_not_root(clean: EngineHost) -> None:
         pytest.skip("another user cannot run the installed command line")
     done = clean.engine_as(65534, "daemon", "--data-root", "/tmp/none", "--exec-root", "/tmp/none")
     assert done.returncode != 0
-    assert "needs root" in done.stderr or "Permission denied" in done.stderr
+    assert "root" in done.stderr
     assert "Traceback" not in done.stderr

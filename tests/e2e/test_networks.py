@@ -76,7 +76,7 @@ def test_containers_of_one_bridge_meet_and_those_of_two_do_not(cli: Cli, clean: 
 def test_the_world_outside_sees_the_hosts_address(cli: Cli, clean: EngineHost) -> None:
     with clean.listen(7000, lan=True) as server:
         server.settimeout(20)
-        cli("run", "--rm", "busybox", "sh", "-c", f"echo hello | nc -w 5 {GATEWAY} 7000")
+        cli("run", "-d", "busybox", "sh", "-c", f"echo hello | nc -w 5 {GATEWAY} 7000")
         connection, (source, _) = server.accept()
         with connection:
             assert connection.recv(100) == b"hello\n"

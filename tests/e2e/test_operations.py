@@ -122,6 +122,10 @@ def test_copy(cli: Cli, clean: EngineHost, sleeper: str, tmp_path: Path) -> None
     cli("cp", f"{sleeper}:/tmp/source/.", str(tmp_path / "back"))
     assert (tmp_path / "back" / "file").read_text() == "content"
     assert (tmp_path / "back" / "link").is_symlink()
+    cli("stop", "-t", "0", sleeper)
+    cli("cp", f"{sleeper}:/.", str(tmp_path / "everything"))
+    assert (tmp_path / "everything" / "tmp" / "source" / "file").read_text() == "content"
+    cli("start", sleeper)
     archive = cli("cp", f"{sleeper}:/tmp/source/file", "-").stdout
     with tarfile.open(fileobj=io.BytesIO(archive.encode(errors="surrogateescape"))) as tar:
         assert tar.getnames() == ["file"]
@@ -193,7 +197,7 @@ def test_diff_commit_export_import(cli: Cli, clean: EngineHost, sleeper: str, tm
     cli("exec", sleeper, "sh", "-c", "echo new > /new; rm /etc/group; echo x >> /etc/passwd")
     assert sorted(cli("diff", sleeper).stdout.splitlines()) == ["A /new", "C /etc", "C /etc/passwd", "D /etc/group"]
     cli("commit", "-c", "ENV A=b", "-m", "message", sleeper, "mine:1")
-    assert cli("run", "--rm", "mine:1", "sh", "-c", "cat /new; echo $A; ls /etc/group 2>&1").stdout.startswith(
+    assert cli("run", "--rm", "mine:1", "sh", "-c", "cat /new; echo $A; ls /etc/group 2>&1 || true").stdout.startswith(
         "new\nb\n"
     )
     cli("rmi", "mine:1")

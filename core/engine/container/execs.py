@@ -123,7 +123,7 @@ class Execs:
                 exec.exit_code = {"command-not-found": 127, "command-not-executable": 126}.get(err.kind, 126)
                 raise
             exec.pid = exec.process.pid
-            if exec.size is not None and exec.size != size:  # it came while the process was being made
+            if exec.size is not None:  # it may have come while the process was being made
                 with contextlib.suppress(EngineError):
                     resize(exec.process.bundle, *exec.size)
             connection = None if detach else exec.process.take_socket()

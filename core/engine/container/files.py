@@ -75,7 +75,7 @@ class ContainerFiles:
         """Return a tar of the whole root file system, without what is mounted in it."""
         with ExitStack() as held:
             rootfs = held.enter_context(self._mounted(container))
-            result = Archive(archive.get(rootfs, "/."), held.pop_all())
+            result = Archive(archive.export(rootfs), held.pop_all())
         self._emit(container, "export")
         return result
 

@@ -64,6 +64,11 @@ def get(root: Path, path: str) -> Transfer:
     return _read(root, "get", path)
 
 
+def export(root: Path) -> Transfer:
+    """Return a tar of everything below a root, with names that begin there (`etc/passwd`)."""
+    return _read(root, "export", "/")
+
+
 def put(root: Path, path: str, archive: Readable, *, no_overwrite: bool = False, copy_owner: bool = False) -> None:
     """Unpack a tar into a directory below a root; `copy_owner` gives its files the directory's owner.
 

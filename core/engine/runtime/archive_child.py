@@ -85,6 +85,12 @@ def send(path: str, out: IO[bytes]) -> None:
         _add(tar, source or "/", name)
 
 
+def export(out: IO[bytes]) -> None:
+    """Write a tar of everything below the root, with bare names (`etc/passwd`), as Docker's export."""
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, tarinfo=_WithAttributes) as tar:
+        _add_children(tar, "/", "")
+
+
 class _WithAttributes(tarfile.TarInfo):
     """A header that does not look up names: the container's /etc/passwd is not ours."""
 
@@ -105,10 +111,14 @@ def _add(tar: tarfile.TarFile, path: str, name: str) -> None:
         return
     tar.addfile(info)
     if info.isdir():
-        with os.scandir(path) as entries:
-            children = sorted(entry.name for entry in entries)
-        for child in children:
-            _add(tar, posixpath.join(path, child), posixpath.join(name, child))
+        _add_children(tar, path, name)
+
+
+def _add_children(tar: tarfile.TarFile, path: str, name: str) -> None:
+    with os.scandir(path) as entries:
+        children = sorted(entry.name for entry in entries)
+    for child in children:
+        _add(tar, posixpath.join(path, child), posixpath.join(name, child))
 
 
 def _attributes(path: str) -> dict[str, str]:
@@ -220,7 +230,9 @@ def main(arguments: list[str]) -> int:
             sys.stdout.buffer.flush()
             if verb == "get":
                 send(path, sys.stdout.buffer)
-                sys.stdout.buffer.flush()
+            elif verb == "export":
+                export(sys.stdout.buffer)
+            sys.stdout.buffer.flush()
     except Refusal as err:
         print(json.dumps({"kind": err.kind, "what": str(err)}), file=sys.stderr)
         return 1
