@@ -16,7 +16,7 @@ from engine.spec.errors import (
     Unavailable,
     Unsupported,
 )
-from engine.spec.ipam import AddressRequest, IpamDriver, Pool, PoolRequest, Taken
+from engine.spec.ipam import AddressRequest, IpamCaps, IpamDriver, Pool, PoolRequest, Taken
 from engine.spec.links import (
     Address,
     Bridge,
@@ -125,6 +125,7 @@ __all__ = [
     "Internal",
     "InvalidParameter",
     "IpAddress",
+    "IpamCaps",
     "IpamDriver",
     "Ipvlan",
     "Key",

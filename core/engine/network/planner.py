@@ -8,10 +8,12 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from engine.network import hostnet
+from engine.network.extras import extras
 from engine.network.model import Attachment, NetworkRecord
 from engine.network.vet import vet
 from engine.plugins import Plugins
 from engine.spec.errors import DriverFault, Unavailable
+from engine.spec.links import Extern, Vlan
 from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver
 from engine.spec.options import Options, parent_fields
 from engine.spec.resource import Plan
@@ -24,10 +26,13 @@ Links = Literal["select", "same", "known"]
 class Planner:
     """The way from records to plans. Raises what `Plugins.call` and `vet` raise."""
 
-    def __init__(self, plugins: Plugins, own_links: Callable[[], frozenset[str]]) -> None:
-        """`own_links` returns the host links that the engine made: no parents."""
+    def __init__(
+        self, plugins: Plugins, own_links: Callable[[], frozenset[str]], vlans: Callable[[], frozenset[str]]
+    ) -> None:
+        """`own_links` returns the host links that the engine made: no parents; `vlans`, which it made to be parents."""
         self._plugins = plugins
         self._own_links = own_links
+        self._vlans = vlans
 
     def driver(self, name: str) -> NetworkDriver[Any]:
         """Return a driver, loaded."""
@@ -71,11 +76,11 @@ class Planner:
         fields = [name for name in parent_fields(model) if getattr(options, name)]
         if not fields:
             return {}
-        own, facts = self._own_links(), {}
+        own, vlans, facts = self._own_links(), self._vlans(), {}
         for name in fields:
             former = record.links.get(name) if how != "select" else None
             try:
-                facts[name] = hostnet.select(former.name if former else str(getattr(options, name)), own)
+                facts[name] = hostnet.select(former.name if former else str(getattr(options, name)), own, vlans)
             except Unavailable:
                 if former is None or how != "known":
                     raise
@@ -90,7 +95,13 @@ class Planner:
     def network_plan(self, network: Network[Any]) -> Plan:
         """Return what must exist while the network is used."""
         plan = self._plugins.call(GROUP, network.driver, "network_plan", network=network)
-        return vet(Plan() if plan is None else plan, network, driver=network.driver)
+        plan = vet(Plan() if plan is None else plan, network, driver=network.driver)
+        return _without_vlans(plan, network) + Plan.of(
+            part
+            for fact in network.links.values()
+            if fact.base and fact.vid
+            for part in (Extern(name=fact.base), Vlan(name=fact.name, parent=fact.base, vid=fact.vid))
+        )
 
     def endpoint_plan(self, network: Network[Any], attachment: Attachment) -> Plan:
         """Return what must exist while a container is attached, without published ports."""
@@ -98,7 +109,14 @@ class Planner:
         plan = self._plugins.call(GROUP, network.driver, "endpoint_plan", network=network, endpoint=endpoint)
         if plan is None:
             raise DriverFault("endpoint_plan returned nothing", driver=network.driver)
-        return vet(plan, network, endpoint, driver=network.driver)
+        plan = _without_vlans(vet(plan, network, endpoint, driver=network.driver), network)
+        return plan + Plan.of(extras(plan, network, attachment))
+
+
+def _without_vlans(plan: Plan, network: Network[Any]) -> Plan:
+    """Return a driver's plan without the wish that VLANs are there which the core makes."""
+    made = {fact.name for fact in network.links.values() if fact.base}
+    return Plan.of(r for r in plan.resources if not (isinstance(r, Extern) and r.name in made)) if made else plan
 
 
 def endpoint_value(attachment: Attachment) -> Endpoint:

@@ -359,6 +359,22 @@ class Shape(_OnLink):
     """Bytes that may be sent at once."""
 
 
+class Redirect(_OnLink):
+    """What comes in by a link goes out by another one instead, an `Ifb`, to be shaped there (tc-mirred(8))."""
+
+    PHASE: ClassVar[int] = PHASE_QUEUE
+    FAMILY: ClassVar[str] = "redirect"
+    ID: ClassVar[tuple[str, ...]] = ("link",)
+
+    kind: Literal["redirect"] = "redirect"
+    to: IfName
+    """Name of the other link, in the same namespace."""
+
+    def requires(self) -> Iterable[Key]:
+        """Both links."""
+        return (link_key(self.ns, self.link), link_key(self.ns, self.to))
+
+
 class Segment(Resource):
     """A host link through which containers reach the host and, unless `internal`, the outside.
 

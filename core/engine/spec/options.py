@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from engine.spec.errors import InvalidParameter
+from engine.spec.values import Rate
 
 
 class Options(BaseModel):
@@ -30,6 +31,13 @@ class NetworkOptions(Options):
         ge=68,
         le=65535,
         description="Largest packet in bytes; the parent's or 1500 if not given",
+    )
+    rate: Rate | None = Field(
+        default=None,
+        description="What each container may send, for example 10mbit; the endpoint option of that name goes before",
+    )
+    rate_in: Rate | None = Field(
+        default=None, description="What each container may receive, for example 10mbit; as with rate"
     )
     probe: bool = Field(
         default=True,

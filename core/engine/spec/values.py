@@ -10,7 +10,7 @@ import re
 import socket
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 IFNAMSIZ = 16
@@ -107,6 +107,24 @@ IfName = Annotated[str, AfterValidator(_ifname)]
 """The name of a network interface (dev_valid_name in the kernel's net/core/dev.c)."""
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", max_length=128)]
 """A name that a person gives to a network or a volume."""
+
+
+_RATE_UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
+
+
+def bits_per_second(value: object) -> object:
+    """Return a rate that is written as tc(8) does (`10mbit`, `1.5gbit`) as bits a second; ValueError if it is none."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip().lower())
+    if found is None or found[2] not in _RATE_UNITS:
+        units = ", ".join(unit for unit in _RATE_UNITS if unit)
+        raise ValueError(f"{value!r} is no rate: expected a number and one of {units}, in bits a second")
+    return round(float(found[1]) * _RATE_UNITS[found[2]])
+
+
+Rate = Annotated[int, BeforeValidator(bits_per_second), Field(ge=8_000, le=10**13)]
+"""Bits a second; also read from `10mbit`."""
 
 
 def normal_prefix(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from copy import deepcopy
 
 import pytest
@@ -9,6 +10,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import cls_u32, tcmsg
 
 from engine.reconcile import messages as m
 from engine.reconcile.observation import read_link
@@ -210,6 +212,31 @@ def test_a_token_bucket() -> None:
     assert int.from_bytes(wide[m.TCA_TBF_RATE64], "little") == 10_000_000_000
 
 
+def test_a_redirection() -> None:
+    fields = {"index": 8, "handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
+    same(m.ingress(8), tcmsg, 36, NEW, fields, [("TCA_KIND", "ingress")])
+    same(m.ingress(8, delete=True), tcmsg, 37, SET, fields, [("TCA_KIND", "ingress")])
+    action = {"kind": "mirred", "action": "redirect", "direction": "egress", "ifindex": 9}
+    parameters = {"parent": 0xFFFF0000, "target": 0, "keys": ["0x0/0x0+0"], "action": action}
+    theirs_options = cls_u32.get_parameters(parameters)
+    message = tcmsg()
+    message["index"], message["parent"], message["info"] = 8, 0xFFFF0000, 1 << 16 | 0x0300
+    message["attrs"] = [("TCA_KIND", "u32"), ("TCA_OPTIONS", theirs_options)]
+    message["header"]["type"], message["header"]["flags"] = 44, NEW
+    message["header"]["sequence_number"] = 7
+    message.encode()
+    expected = attributes(attributes(bytes(message.data), 36)[m.TCA_OPTIONS])
+    ours = m.redirection(8, 9)
+    assert ours.encode(7)[:36] == bytes([*struct.pack("=I", len(ours.encode(7))), *bytes(message.data)[4:36]])
+    options = attributes(attributes(ours.body, 20)[m.TCA_OPTIONS])
+    assert options[m.TCA_U32_SEL] == expected[m.TCA_U32_SEL]
+    mine, known = (attributes(attributes(o[m.TCA_U32_ACT])[1]) for o in (options, expected))
+    assert mine[m.TCA_ACT_KIND] == known[m.TCA_ACT_KIND]
+    parms = attributes(mine[m.TCA_ACT_OPTIONS])[m.TCA_MIRRED_PARMS]
+    assert parms == attributes(known[m.TCA_ACT_OPTIONS])[m.TCA_MIRRED_PARMS]
+    assert m.redirection_target(ours.body) == 9
+
+
 def test_a_link_is_read_as_it_was_written() -> None:
     link = Macvlan(name="m0", parent="p", mode="vepa", mac=MAC, mtu=1400)
     ((kind, _, sequence, body),) = split(m.new_link(link, index=9, up=True, parent=5, group=3).encode(4))
@@ -219,5 +246,3 @@ def test_a_link_is_read_as_it_was_written() -> None:
         9, "m0", True, MAC, 1400, 5, 3,
     )  # fmt: skip
     assert (seen.kind, seen.data[1]) == ("macvlan", b"\2\0\0\0")
-
-

@@ -196,7 +196,12 @@ def connect(
     mac: Annotated[str, option("--mac-address", metavar="MAC", help="MAC address")] = "",
     alias: Annotated[Many, option("--alias", metavar="NAME", help="Further name in the network")] = None,
     link_local_ip: Annotated[Many, option("--link-local-ip", metavar="ADDRESS", help="Link-local address")] = None,
-    driver_opt: Annotated[Many, option("--driver-opt", metavar="KEY=VALUE", help="Option of the driver")] = None,
+    gw_priority: Annotated[
+        int, option("--gw-priority", help="The network of the highest one has the container's default route")
+    ] = 0,
+    driver_opt: Annotated[
+        Many, option("--driver-opt", metavar="KEY=VALUE", help="Option of the driver, or of the endpoint (rate=10mbit)")
+    ] = None,
 ) -> None:
     """Let a container join a network."""
     joined = Attachment(
@@ -206,6 +211,7 @@ def connect(
         ip6=ip_address("--ip6", ip6, version=6) if ip6 else "",
         mac=mac_address("--mac-address", mac) if mac else "",
         link_local=tuple(ip_address("--link-local-ip", a) for a in link_local_ip or ()),
+        gw_priority=gw_priority,
         driver_opts=options("--driver-opt", driver_opt or ()),
     )
     body = {"Container": container, "EndpointConfig": joined.settings()}

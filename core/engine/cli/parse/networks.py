@@ -11,7 +11,14 @@ from typing import Any
 from engine.cli.errors import BadValue, Failure, did_you_mean
 from engine.cli.parse.pairs import ip_address, mac_address
 
-_KEYS = ("name", "alias", "driver-opt", "ip", "ip6", "link-local-ip", "mac-address", "gw-priority")
+_KEYS = (
+    "name", "alias", "driver-opt", "ip", "ip6", "link-local-ip", "mac-address", "gw-priority", "ifname", "sysctl", "rate",
+    "rate-in",
+)  # fmt: skip
+_REPEATED = ("alias", "driver-opt", "link-local-ip", "sysctl")
+_SHORT = {"mac": "mac-address"}
+IFNAME, SYSCTLS = "com.docker.network.endpoint.ifname", "com.docker.network.endpoint.sysctls"
+"""What docker calls these endpoint options."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Attachment:
     ip6: str = ""
     mac: str = ""
     link_local: tuple[str, ...] = ()
+    gw_priority: int = 0
     driver_opts: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -43,6 +51,8 @@ class Attachment:
             found["IPAMConfig"] = {k: v for k, v in ipam.items() if v}
         if self.mac:
             found["MacAddress"] = self.mac
+        if self.gw_priority:
+            found["GwPriority"] = self.gw_priority
         if self.driver_opts:
             found["DriverOpts"] = self.driver_opts
         return found
@@ -59,22 +69,16 @@ def attachment(flag: str, text: str) -> Attachment:
     values: dict[str, list[str]] = {}
     for item in next(csv.reader([text_fields])):
         key, equals, value = item.partition("=")
-        key = key.strip().lower()
+        key = _SHORT.get(key.strip().lower(), key.strip().lower())
         if key not in _KEYS:
             raise BadValue(flag, text, f"unknown key {key!r}{did_you_mean(key, _KEYS)}")
         if not equals or not value:
             raise BadValue(flag, text, f"{key!r} needs a value")
-        if key in values and key not in ("alias", "driver-opt", "link-local-ip"):
+        if key in values and key not in _REPEATED:
             raise BadValue(flag, text, f"{key!r} is given twice")
         values.setdefault(key, []).append(value)
     if "name" not in values:
         raise BadValue(flag, text, "name=NETWORK is missing")
-    opts = {}
-    for option in values.get("driver-opt", ()):
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise BadValue(flag, text, f"driver-opt={option} is no key=value")
-        opts[name] = value
     return Attachment(
         values["name"][0],
         aliases=tuple(values.get("alias", ())),
@@ -82,8 +86,31 @@ def attachment(flag: str, text: str) -> Attachment:
         ip6=ip_address(flag, values["ip6"][0], text, 6) if "ip6" in values else "",
         mac=mac_address(flag, values["mac-address"][0]) if "mac-address" in values else "",
         link_local=tuple(ip_address(flag, a, text) for a in values.get("link-local-ip", ())),
-        driver_opts=opts,
+        gw_priority=_priority(flag, text, values["gw-priority"][0]) if "gw-priority" in values else 0,
+        driver_opts=_endpoint_options(flag, text, values),
     )
+
+
+def _priority(flag: str, text: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise BadValue(flag, text, f"gw-priority={value} is no number") from None
+
+
+def _endpoint_options(flag: str, text: str, values: dict[str, list[str]]) -> dict[str, str]:
+    """Return the options of the endpoint: those given as such, and those that have a word of their own."""
+    found = {}
+    for option in values.get("driver-opt", ()):
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise BadValue(flag, text, f"driver-opt={option} is no key=value")
+        found[name] = value
+    if "ifname" in values:
+        found[IFNAME] = values["ifname"][0]
+    if "sysctl" in values:
+        found[SYSCTLS] = ",".join([*filter(None, [found.get(SYSCTLS)]), *values["sysctl"]])
+    return found | {name: values[name][0] for name in ("rate", "rate-in") if name in values}
 
 
 def attachments(
@@ -112,6 +139,7 @@ def attachments(
         ip6=ip_address("--ip6", ip6, version=6) if ip6 else first.ip6,
         mac=mac_address("--mac-address", mac) if mac else first.mac,
         link_local=(*first.link_local, *(ip_address("--link-local-ip", a) for a in link_local)),
+        gw_priority=first.gw_priority,
         driver_opts=first.driver_opts,
     )
     return [merged, *found[1:]]
