@@ -29,6 +29,10 @@ class TestMacvlan(NetworkConformance):
     driver_name = "macvlan"
 
 
+class TestIpvlan(NetworkConformance):
+    driver_name = "ipvlan"
+
+
 class TestRange(IpamConformance):
     driver_name = "range"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.reconcile import observation
 from engine.spec.errors import InvalidParameter, Unavailable
 from engine.spec.network import LinkFact
-from engine.spec.values import normal_mac, normal_prefix, unpack
+from engine.spec.values import IFNAMSIZ, normal_mac, normal_prefix, unpack
 
 _NET = Path("/proc/thread-self/net")
 _SIOCGIFHWADDR, _SIOCGIFMTU = 0x8927, 0x8921  # linux/sockios.h
@@ -83,8 +83,10 @@ def default_route_link() -> str | None:
     return None
 
 
-def select(selector: str, own: frozenset[str]) -> LinkFact:
+def select(selector: str, own: frozenset[str], vlans: frozenset[str] = frozenset()) -> LinkFact:
     """Return the host link that a selector means: a name, `default-route` or `mac:ADDRESS`.
+
+    A name like `eth0.10` that is not there, or is one of `vlans` (those that we made), means a VLAN of `eth0`.
 
     Raises Unavailable, which lists the links, when there is none; InvalidParameter for loopback, one of `own` (links of
     the engine's own) or a malformed selector.
@@ -106,10 +108,20 @@ def select(selector: str, own: frozenset[str]) -> LinkFact:
         name = selector
     if name == "lo" or name in own:
         raise InvalidParameter(f"{name} cannot be a parent", why="it is loopback or a link of the engine's own")
-    fact = link(name) if name else None
+    fact = _vlan(name) if name in vlans else link(name) if name else None
+    if fact is None:
+        fact = _vlan(name)
     if fact is None:
         raise Unavailable(f"there is no link {selector!r} on the host", hint=f"Links: {_known(own)}")
     return fact.model_copy(update={"addresses": observation.addresses_of(name)})
+
+
+def _vlan(name: str) -> LinkFact | None:
+    """Return the sub-interface that a name such as `eth0.10` stands for; None if it stands for none."""
+    base, dot, text = name.rpartition(".")
+    vid = int(text) if text.isdecimal() and not text.startswith("0") else 0
+    fact = link(base) if dot and base and base != "lo" and 1 <= vid <= 4094 and len(name) < IFNAMSIZ else None
+    return LinkFact(name=name, mtu=fact.mtu, mac=fact.mac, base=base, vid=vid) if fact else None
 
 
 def _known(own: frozenset[str]) -> str:

@@ -72,7 +72,7 @@ class NetworkManager:
         self._events = events
         self._names = names or NoNames()
         self._store = NetworkStore(state, self._names)
-        self._planner = Planner(plugins, self._own_links)
+        self._planner = Planner(plugins, self._own_links, self._vlans)
         self._creation = Creation(plugins, self._planner, self._store.networks)
         self._addresses = Addresses(state, plugins)
         self._attaching = Attaching(state, self._store, self._creation, self._planner, self._addresses, reconciler)
@@ -81,6 +81,11 @@ class NetworkManager:
 
     def _own_links(self) -> frozenset[str]:
         return frozenset([n.ifname for n in self._store.networks()] + [e.host_ifname for e in self._store.endpoints()])
+
+    def _vlans(self) -> frozenset[str]:
+        """Return the VLAN sub-interfaces that the engine made, as parents of networks that are in use."""
+        facts = [f for n in self._store.networks() for f in n.links.values() if self._store.endpoints_of(n.id)]
+        return frozenset(fact.name for fact in facts if fact.base)
 
     # Networks
 

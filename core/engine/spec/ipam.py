@@ -19,6 +19,14 @@ IpamOptionsT = TypeVar("IpamOptionsT", bound=Options, default=Options)
 """The model of a driver's options."""
 
 
+class IpamCaps(Frozen):
+    """How an IPAM driver works. Declared, so that the core knows before it asks."""
+
+    leases: bool = False
+    """A DHCP server on the network's wire chooses addresses, for a time; the core speaks with it. The network has no
+    pools, and the driver is asked for nothing. Its options may have `timeout` (seconds) and `hostname` (tell it)."""
+
+
 class PoolRequest(Frozen):
     """What a network asks for: all fields may be empty."""
 
@@ -82,6 +90,8 @@ class IpamDriver(Driver, Generic[IpamOptionsT]):
     REQUIRED: ClassVar[tuple[str, ...]] = OPERATIONS
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 
+    caps: ClassVar[IpamCaps] = IpamCaps()
+    """How the driver works."""
     options_model: ClassVar[type[Options]] = Options
 
     @hookspec(firstresult=True)

@@ -78,6 +78,11 @@ class LinkFact(Frozen):
     """None while the link is absent."""
     mac: Mac | None = None
     """None while the link is absent."""
+    base: IfName | None = None
+    """The link is a VLAN sub-interface of this one, and made and removed by the core, which adds it to the network's
+    plan in the place of `Extern`."""
+    vid: int | None = Field(default=None, ge=1, le=4094)
+    """VLAN identifier (802.1Q), where there is a `base`."""
     addresses: tuple[InterfaceAddress, ...] = ()
     """The host's own addresses on the link (global ones): a child of the link that the host makes for itself may speak
     with them."""

@@ -7,11 +7,8 @@ from typing import Literal
 from pydantic import AliasChoices
 
 from engine_sdk import (
-    Address,
     Endpoint,
-    Extern,
     Field,
-    InvalidParameter,
     Macvlan,
     Network,
     NetworkCaps,
@@ -19,10 +16,10 @@ from engine_sdk import (
     NetworkOptions,
     ParentLink,
     Plan,
-    default_route,
     host_shim,
     shim_routes,
 )
+from engine_drivers.network.on_parent import addresses_and_routes, parent_plan
 
 
 class MacvlanOptions(NetworkOptions):
@@ -30,7 +27,8 @@ class MacvlanOptions(NetworkOptions):
 
     parent: ParentLink = Field(
         default="default-route",
-        description="Host link whose wire the containers join: a name, mac:ADDRESS, or default-route",
+        description="Host link whose wire the containers join: a name (eth0, or eth0.10 for a VLAN), mac:ADDRESS, or"
+        " default-route",
     )
     mode: Literal["bridge", "private", "vepa", "passthru"] = Field(
         default="bridge",
@@ -50,11 +48,9 @@ class MacvlanDriver(NetworkDriver[MacvlanOptions]):
     caps = NetworkCaps(shares_wire=True)
 
     def network_plan(self, network: Network[MacvlanOptions]) -> Plan:
-        """The parent must be there; it is not ours."""
-        parent, mtu = network.link("parent"), network.options.mtu
-        if mtu and parent.mtu and mtu > parent.mtu:
-            raise InvalidParameter(f"mtu {mtu} is larger than the parent's: {parent.name} has {parent.mtu}")
-        return Plan.of(Extern(name=parent.name), host_shim(network, parent) if _shimmed(network) else ())
+        """The parent must be there, which is not ours, and the shim, which is."""
+        parent = network.link("parent")
+        return parent_plan(network, parent) + Plan.of(host_shim(network, parent) if _shimmed(network) else ())
 
     def endpoint_plan(self, network: Network[MacvlanOptions], endpoint: Endpoint) -> Plan:
         """A link inside the container, on the parent."""
@@ -68,8 +64,7 @@ class MacvlanDriver(NetworkDriver[MacvlanOptions]):
                 mac=None if mode == "passthru" else endpoint.mac,  # the kernel gives the child the parent's
                 mtu=network.options.mtu or parent.mtu,
             ),
-            (Address(link=endpoint.ifname, address=address) for address in endpoint.addresses),
-            (default_route(endpoint.ifname, gateway) for gateway in endpoint.gateways),
+            addresses_and_routes(endpoint),
             shim_routes(network, endpoint, parent) if _shimmed(network) else (),
         )
 

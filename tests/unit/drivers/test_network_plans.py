@@ -8,6 +8,7 @@ from engine.spec.links import (
     Bridge,
     BridgePort,
     Extern,
+    Ipvlan,
     Macvlan,
     Masquerade,
     Neighbour,
@@ -21,6 +22,7 @@ from engine.spec.options import own_link_fields, parent_fields, parse_options
 from engine.spec.resource import Plan
 from engine_drivers.network.bridge import BridgeDriver, BridgeOptions
 from engine_drivers.network.host import HostDriver
+from engine_drivers.network.ipvlan import IpvlanDriver, IpvlanOptions
 from engine_drivers.network.macvlan import MacvlanDriver, MacvlanOptions
 from engine_drivers.network.none import NoneDriver
 
@@ -142,3 +144,20 @@ def test_macvlan_shim():
         net = network(MacvlanOptions(parent="p0", **options), links={"parent": fact})
         assert MacvlanDriver().network_plan(net) == Plan.of(Extern(name="p0"))
         assert not list(MacvlanDriver().endpoint_plan(net, ENDPOINT).by_kind(Neighbour))
+
+
+@pytest.mark.parametrize("mode", ["l2", "l3", "l3s"])
+def test_ipvlan(mode):
+    options = parse_options(
+        IpvlanOptions, {"parent": "p0", "ipvlan_mode": mode, "ipvlan_flag": "private"}, driver="ipvlan"
+    )
+    net = network(options, links={"parent": LinkFact(name="p0", mtu=1450, mac="02:00:00:00:00:09")})
+    assert IpvlanDriver().network_plan(net) == Plan.of(Extern(name="p0"))
+    routed = mode != "l2"
+    assert IpvlanDriver().endpoint_plan(net, ENDPOINT) == Plan.of(
+        Ipvlan(name="eth0", ns="sandbox", parent="p0", mode=mode, isolation="private", mtu=1450),
+        Address(link="eth0", address="10.0.0.2/24"),
+        Address(link="eth0", address="fd00::2/64"),
+        Route(link="eth0", destination="0.0.0.0/0", via=None if routed else "10.0.0.1"),
+        Route(link="eth0", destination="::/0", via=None if routed else "fd00::1"),
+    )
