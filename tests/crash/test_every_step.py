@@ -79,7 +79,7 @@ def remove(host: KillingHost, name: str) -> None:
 def test_create(crashing: KillingHost) -> None:
     before = crashing.snapshot()
     for step in range(MOST_STEPS):
-        name = f"c{step}"
+        name = f"made-{step}"
         killed = crashing.killed_at(step, "POST", f"/containers/create?name={name}", BODY)
         found = crashing.inspect(name)
         assert found or killed, "an acknowledged container is lost"
@@ -96,7 +96,7 @@ def test_create(crashing: KillingHost) -> None:
 def test_start(crashing: KillingHost) -> None:
     before = crashing.snapshot()
     for step in range(MOST_STEPS):
-        name = f"s{step}"
+        name = f"started-{step}"
         create(crashing, name)
         killed = crashing.killed_at(step, "POST", f"/containers/{name}/start")
         found = crashing.inspect(name)
@@ -116,7 +116,7 @@ def test_start(crashing: KillingHost) -> None:
 def test_remove(crashing: KillingHost) -> None:
     before = crashing.snapshot()
     for step in range(MOST_STEPS):
-        name = f"r{step}"
+        name = f"removed-{step}"
         create(crashing, name)
         start(crashing, name)
         killed = crashing.killed_at(step, "DELETE", f"/containers/{name}?force=1&v=1")
