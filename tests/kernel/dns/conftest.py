@@ -14,6 +14,7 @@ import pytest
 from tests.host import GATEWAY, EngineHost, skip_unless_possible, until
 from tests.namespaces import call_in
 
+THIRD_PARTY = Path(__file__).parents[2] / "third_party"
 RECORDS = [
     "--address=/example.test/203.0.113.7",
     "--txt-record=short.test,hello",
@@ -64,12 +65,29 @@ class Net:
         return sum(f"] {name} from" in line for line in self.log.read_text().splitlines())
 
 
+def install_a_strangers_driver(packages: Path) -> None:
+    """Put the driver `ptp` where a Python with this directory in its path finds it, entry point and all."""
+    shutil.copytree(THIRD_PARTY / "engine-net-ptp/src/engine_net_ptp", packages / "engine_net_ptp")
+    info = packages / "engine_net_ptp-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: engine-net-ptp\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[engine.network]\nptp = engine_net_ptp:PointToPoint\n")
+
+
 @pytest.fixture(scope="module")
-def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Iterator[Net]:
     skip_unless_possible()
     if shutil.which("dnsmasq") is None:
         pytest.skip("dnsmasq is not installed")
     path = tmp_path_factory.mktemp("dns")
+    install_a_strangers_driver(path / "packages")
+    patch.setenv("PYTHONPATH", str(path / "packages"))
     with EngineHost() as host:
         net = Net(host, path)
         net.resolv_conf.write_text(f"nameserver {GATEWAY}\nsearch corp.test\n")

@@ -229,6 +229,16 @@ def test_names_on_macvlan(net: Net) -> None:
     assert net.ask("m1", "e.example.test") == ["203.0.113.7"]
 
 
+def test_names_with_a_strangers_driver(net: Net) -> None:
+    net.host.engine("network", "create", "-d", "ptp", "theirs")
+    net.run("t1", "theirs")
+    net.run("t2", "theirs", "--network-alias", "two", "--expose", "80")
+    assert net.ask("t1", "two") == net.ask("t1", "t2.theirs") == [net.address("t2", "theirs")]
+    assert net.ask("t1", "_80._tcp.two", "SRV") == ["0 0 80 t2."]
+    assert net.ask("t1", "f.example.test") == ["203.0.113.7"]
+    assert net.ask("asker", "t2") == "NXDOMAIN"
+
+
 @pytest.mark.parametrize("end", ["stop_daemon", "kill_daemon"])
 def test_a_new_daemon_answers_again(net: Net, end: str) -> None:
     net.run("web", "front")
