@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Many containers at once: `run -d` at a concurrency, then the removal of all, beside Docker.
 
     benchmarks/many_starts.py [--count 50] [--concurrency 8] [--peers engine,docker]
@@ -60,10 +61,8 @@ def main() -> None:
             load = os.getloadavg()[0]
             starts, removal, left = measure(peer, options.count, options.concurrency)
             rates[name] = options.count / starts
-            print(
-                f"{peer.version()}: {options.count} starts {starts:.1f} s ({rates[name]:.1f}/s), removal {removal:.1f} s, "
-                f"load before {load:.1f}, left: {', '.join(left) or 'nothing'}"
-            )
+            print(f"{peer.version()}: {options.count} starts {starts:.1f} s ({rates[name]:.1f}/s),", end=" ")
+            print(f"removal {removal:.1f} s, load before {load:.1f}, left: {', '.join(left) or 'nothing'}")
     first = next(iter(rates))
     for name in list(rates)[1:]:
         print(f"starts per second, {first}/{name}: {rates[first] / rates[name]:.2f}")

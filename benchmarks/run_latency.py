@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """`run --rm IMAGE true` from the command line to its end, on every network, beside Docker and podman.
 
     benchmarks/run_latency.py [--rounds N] [--peers engine,docker,podman] [--networks none,host,bridge,macvlan]
