@@ -174,6 +174,7 @@ class Engine:
         if self._watch is not None:
             self._watch.stop()
         self.containers.close()
+        self.networks.close()
         self.names.close()
         if not self._alive():
             self.mounts.remove(HOST_IMAGE)

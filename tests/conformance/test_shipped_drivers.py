@@ -37,6 +37,10 @@ class TestRange(IpamConformance):
     driver_name = "range"
 
 
+class TestDhcp(IpamConformance):
+    driver_name = "dhcp"
+
+
 class TestLocal(VolumeConformance):
     driver_name = "local"
 

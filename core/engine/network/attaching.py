@@ -12,12 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from engine.network.addresses import Addresses, Chosen, check_mac, derived_mac, mac_of_address
 from engine.network.creation import Creation
-from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
+from engine.network.leasing import Leasing
+from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest, PublishedPort
 from engine.network.planner import Planner
-from engine.network.ports import Ports, port_maps
+from engine.network.ports import Ports, port_resources, targets_of
 from engine.network.store import NetworkStore
+from engine.plugins import Plugins
 from engine.reconcile import neighbourhood
 from engine.reconcile.applier import Difference, Sandbox
+from engine.reconcile.dhcp import Lease
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import Conflict, EngineError, Forbidden, InvalidParameter, Unavailable, Unsupported
 from engine.spec.network import Network, NetworkCaps
@@ -44,6 +47,7 @@ class Attaching:
         planner: Planner,
         addresses: Addresses,
         reconciler: Reconciler,
+        plugins: Plugins,
     ) -> None:
         self._state = state
         self._store = store
@@ -52,6 +56,7 @@ class Attaching:
         self._addresses = addresses
         self._reconciler = reconciler
         self.ports = Ports()
+        self.leasing = Leasing(plugins, store, self.lease_changed)
 
     def attach(
         self,
@@ -72,12 +77,15 @@ class Attaching:
                 record = self._refresh(record, caps)
             network = self._planner.network(record, "select" if first else "same")
             attachment, chosen = self._endpoint(record, network, caps, container, sandbox, settings, route)
-            if not (caps.shares_wire and chosen):
+            leased = self.leasing.serves(record)
+            if not leased and not (caps.shares_wire and chosen):
                 return self._enter(record, network, attachment, chosen, ports, first)
             # On a wire of others, the link comes first: only on it can be asked whether the addresses are free.
             bare = attachment.model_copy(update={"addresses": (), "network_gateways": (), "gateways": ()})
             self._enter(record, network, bare, chosen, (), first)
         try:
+            if leased:
+                return self._lease(record, network, attachment, ports, route)
             return self._arrive(record, network, attachment, chosen, ports)
         except BaseException:
             self.detach(bare, namespace_gone=False)
@@ -93,8 +101,7 @@ class Attaching:
         first: bool,
     ) -> Attachment:
         """Write what is wanted and make it, or leave nothing. The caller holds the network's lock."""
-        name = attachment.container.name
-        published = self.ports.publish(ports, _targets(attachment), attachment.id, name, record.host_binding)
+        published = self._publish(record, attachment, ports)
         try:
             attachment = attachment.model_copy(update={"ports": published})
             plan = self._endpoint_plan(network, attachment)
@@ -146,14 +153,52 @@ class Attaching:
             )
         return self._complete(attachment, ports)
 
+    def _lease(
+        self,
+        record: NetworkRecord,
+        network: Network[Any],
+        attachment: Attachment,
+        ports: Sequence[PortRequest],
+        route: frozenset[int],
+    ) -> Attachment:
+        """Give an endpoint whose link is there the address that a DHCP server on its wire has for it."""
+        lease = self.leasing.acquire(record, attachment, probe=getattr(network.options, "probe", True))
+        attachment = with_lease(attachment, lease, internal=record.internal)
+        gateways = tuple(g for g in attachment.network_gateways if family_of(g) in route)
+        attachment = attachment.model_copy(update={"gateways": gateways})
+        try:
+            done = self._complete(attachment, ports)
+        except BaseException:
+            self.leasing.release(attachment)
+            raise
+        self.leasing.track(done)
+        return done
+
+    def lease_changed(self, endpoint: Attachment, lease: Lease | None) -> None:
+        """Go over to another lease of an endpoint; None: it has lost its address."""
+        with self._store.lock(endpoint.network):
+            current = self._store.endpoint(endpoint.id)
+            if current is None:
+                return
+            internal = self._store.get(current.network).internal
+            changed = with_lease(current, lease, internal=internal)
+            if changed.addresses == current.addresses and changed.network_gateways == current.network_gateways:
+                self._store.put_endpoint(changed)
+                return
+            log.info("container %s on network %s: addresses %s", current.container.name, current.network_name,
+                     ", ".join(changed.addresses) or "none")  # fmt: skip
+            routed = current.gateways if changed.network_gateways == current.network_gateways else ()
+            done = self._replan(changed.model_copy(update={"gateways": routed}))
+        self.reroute(done.container.id)
+        self.announce(done)
+
     def _complete(self, attachment: Attachment, ports: Sequence[PortRequest]) -> Attachment:
         """Give an endpoint that is there its addresses, routes and ports, and tell the wire."""
         with self._store.lock(attachment.network):
             record = self._store.get(attachment.network)
             if self._store.endpoint(attachment.id) is None:
                 raise Conflict(f"container {attachment.container.name} was taken off network {record.name} meanwhile")
-            name = attachment.container.name
-            published = self.ports.publish(ports, _targets(attachment), attachment.id, name, record.host_binding)
+            published = self._publish(record, attachment, ports)
             try:
                 done = self._replan(attachment.model_copy(update={"ports": published}))
             except BaseException:
@@ -212,7 +257,7 @@ class Attaching:
         if not caps.addresses and (settings.ip or settings.ip6):
             raise Unsupported(f"containers on network {record.name} have no addresses", driver=record.driver)
         self._addresses.avoid(record, host_addresses(network).keys() - {settings.ip, settings.ip6})
-        chosen = self._addresses.choose(record, settings, container, names)
+        chosen = [] if self.leasing.serves(record) else self._addresses.choose(record, settings, container, names)
         gateways = () if record.internal else tuple(pool.gateway for pool, _ in chosen if pool.gateway)
         attachment = Attachment(
             id=id,
@@ -267,9 +312,17 @@ class Attaching:
             raise Conflict(f"the MAC address {mac} is used by container {holder.container.name} on {record.name}")
         return derived_mac(secrets.token_hex(8))
 
+    def _publish(
+        self, record: NetworkRecord, attachment: Attachment, ports: Sequence[PortRequest]
+    ) -> tuple[PublishedPort, ...]:
+        if not ports:
+            return ()
+        name, routed = attachment.container.name, self._planner.routed(record)
+        return self.ports.publish(ports, targets_of(attachment), attachment.id, name, record.host_binding, routed)
+
     def _endpoint_plan(self, network: Network[Any], attachment: Attachment) -> Plan:
         plan = self._planner.endpoint_plan(network, attachment)
-        return plan + Plan.of(port_maps(attachment.ports, _targets(attachment))) if attachment.ports else plan
+        return plan + Plan.of(port_resources(attachment.ports, targets_of(attachment))) if attachment.ports else plan
 
     def _write(
         self, record: NetworkRecord, used: NetworkRecord, attachment: Attachment, chosen: Sequence[Chosen]
@@ -306,6 +359,10 @@ class Attaching:
 
     def detach(self, attachment: Attachment, *, namespace_gone: bool) -> None:
         """Take a container off a network. One that is off already is no error."""
+        if namespace_gone:
+            self.leasing.forget(attachment)
+        else:
+            self.leasing.release(attachment)
         with self._store.lock(attachment.network):
             left = self._reconciler.remove(attachment.owner, namespace_gone=namespace_gone)
             record = self._store.get(attachment.network)
@@ -398,6 +455,15 @@ def with_lengths(chosen: Sequence[Chosen]) -> tuple[str, ...]:
     return tuple(f"{address}/{pool.subnet.partition('/')[2]}" for pool, address in chosen)
 
 
+def with_lease(attachment: Attachment, lease: Lease | None, *, internal: bool) -> Attachment:
+    """Return an endpoint with what a lease brings; its own default routes are not decided here."""
+    return attachment.model_copy(update={
+        "lease": lease,
+        "addresses": (lease.address,) if lease else (),
+        "network_gateways": lease.routers[:1] if lease and not internal else (),
+    })  # fmt: skip
+
+
 def host_addresses(network: Network[Any]) -> dict[str, str]:
     """Return the host's own addresses on the links that a network is on, with their MAC addresses.
 
@@ -405,10 +471,6 @@ def host_addresses(network: Network[Any]) -> dict[str, str]:
     """
     facts = network.links.values()
     return {a.partition("/")[0]: f"{fact.mac} (the host)" for fact in facts for a in fact.addresses}
-
-
-def _targets(attachment: Attachment) -> dict[int, str]:
-    return {family: address for family in (4, 6) if (address := attachment.address(family))}
 
 
 def report_left(left: Sequence[Difference]) -> None:

@@ -8,9 +8,9 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,10 +21,10 @@ from engine.network.model import NetworkRecord, now
 from engine.network.planner import GROUP, Planner
 from engine.plugins import Plugins
 from engine.spec.errors import Conflict, DriverFault, Forbidden, InvalidParameter, Unsupported
-from engine.spec.ipam import Pool, PoolRequest
+from engine.spec.ipam import IpamDriver, Pool, PoolRequest
 from engine.spec.network import NetworkCaps
-from engine.spec.options import own_link_fields, parse_options
-from engine.spec.values import IfName, family_of
+from engine.spec.options import adopts_own_link, own_link_fields, parse_options
+from engine.spec.values import IfName, contains, family_of
 
 log = logging.getLogger(__name__)
 DEFAULT_IPAM = "range"
@@ -83,6 +83,8 @@ class Creation:
         options = parse_options(model, given, driver=request.driver)
         id = secrets.token_hex(32)
         own = next((name for f in own_link_fields(model) if (name := str(getattr(options, f)))), "")
+        adopted = adopts_own_link(options)
+        request = self._with_adopted_pools(request, own) if adopted else request
         record = NetworkRecord(
             id=id,
             name=request.name,
@@ -97,7 +99,8 @@ class Creation:
             attachable=request.attachable,
             predefined=request.predefined,
             default_for=request.default_for,
-            ifname=self._own_link(own) if own else f"br-{id[:12]}",
+            ifname=own if adopted else self._own_link(own) if own else f"br-{id[:12]}",
+            adopted=adopted,
             mac=derived_mac(id),
             link_prefix=prefix,
             host_binding=binding,
@@ -161,6 +164,32 @@ class Creation:
             )
         return name
 
+    def _with_adopted_pools(self, request: NetworkRequest, name: str) -> NetworkRequest:
+        """Return a request with the subnets and gateways of the host link that it adopts, where it asks for no others.
+
+        Raises InvalidParameter without a name or a subnet, Unavailable if there is no such link, Conflict if it is ours.
+        """
+        if not name:
+            raise InvalidParameter("the link to adopt is not named", hint="Give -o name=…", driver=request.driver)
+        holder = next((n.name for n in self._networks() if n.ifname == name and not n.adopted), "")
+        if holder:
+            raise Conflict(f"the link {name} cannot be adopted", why=f"Engine made it for network {holder}")
+        own = hostnet.select(name, frozenset()).addresses
+        ipam = [dict(config) for config in request.ipam if config]
+        for family in (4, 6) if request.ipv6 else (4,):
+            if not any(config.get("Subnet") and family_of(str(config["Subnet"])) == family for config in ipam):
+                address = next((a for a in own if family_of(a) == family), None)
+                if address is None:
+                    raise InvalidParameter(
+                        f"{name} has no IPv{family} address", hint="Give the --subnet that it carries"
+                    )
+                ipam.append({"Subnet": str(ip_network(address, strict=False))})
+        for config in ipam:
+            inside = [a for a in own if contains(str(config["Subnet"]), a)] if config.get("Subnet") else []
+            if inside and not config.get("Gateway"):
+                config["Gateway"] = inside[0].partition("/")[0]
+        return replace(request, ipam=ipam)
+
     def _package(self, driver: str) -> str:
         row = next(i for i in self._plugins.info(GROUP) if i.name == driver and i.status == "ok")
         return f"{row.distribution} {row.version}"
@@ -183,12 +212,22 @@ class Creation:
         self, ipam: Sequence[Mapping[str, Any]], ipv6: bool, record: NetworkRecord, caps: NetworkCaps
     ) -> tuple[Pool, ...]:
         options = ipam_options(self._plugins, record.ipam_driver, dict(record.ipam_options))
-        asked = [_pool_request(config, record.id, caps.host_gateway) for config in ipam if config]
+        host_gateway = caps.host_gateway and not record.adopted
+        if cast(IpamDriver[Any], self._plugins.get(IPAM, record.ipam_driver)).caps.leases:
+            if any(ipam) or ipv6:
+                raise InvalidParameter(
+                    "a network whose addresses are leased has no subnets",
+                    why="which addresses there are, the server on the wire knows",
+                    hint="Leave out --subnet, --gateway, --ip-range and --ipv6",
+                    driver=record.ipam_driver,
+                )
+            return ()
+        asked = [_pool_request(config, record.id, host_gateway) for config in ipam if config]
         families = {a.family for a in asked}
         if 4 not in families:
-            asked.insert(0, PoolRequest(key=record.id, wants_gateway=caps.host_gateway))
+            asked.insert(0, PoolRequest(key=record.id, wants_gateway=host_gateway))
         if ipv6 and 6 not in families:
-            asked.append(PoolRequest(key=record.id, family=6, wants_gateway=caps.host_gateway))
+            asked.append(PoolRequest(key=record.id, family=6, wants_gateway=host_gateway))
         pools: list[Pool] = []
         routed = hostnet.routed_prefixes() if any(a.subnet is None for a in asked) else ()
         for pool_request in asked:

@@ -75,12 +75,17 @@ class NetworkManager:
         self._planner = Planner(plugins, self._own_links, self._vlans)
         self._creation = Creation(plugins, self._planner, self._store.networks)
         self._addresses = Addresses(state, plugins)
-        self._attaching = Attaching(state, self._store, self._creation, self._planner, self._addresses, reconciler)
+        self._attaching = Attaching(
+            state, self._store, self._creation, self._planner, self._addresses, reconciler, plugins
+        )
         self.publishing = Publishing(state, self._store, self._planner, self._attaching.ports, reconciler)
         """Ports of running containers that come, go and move."""
 
     def _own_links(self) -> frozenset[str]:
-        return frozenset([n.ifname for n in self._store.networks()] + [e.host_ifname for e in self._store.endpoints()])
+        return frozenset(
+            [n.ifname for n in self._store.networks() if not n.adopted]
+            + [e.host_ifname for e in self._store.endpoints()]
+        )
 
     def _vlans(self) -> frozenset[str]:
         """Return the VLAN sub-interfaces that the engine made, as parents of networks that are in use."""
@@ -321,6 +326,8 @@ class NetworkManager:
         """
         endpoints = self._store.of_container(container_id)
         if endpoints and not shared:
+            for endpoint in endpoints:
+                self._attaching.leasing.release(endpoint)
             self.sandbox_remove(container_id)
         for endpoint in endpoints:
             self._detach(endpoint, namespace_gone=not shared)
@@ -350,15 +357,9 @@ class NetworkManager:
         """Return NetworkSettings.Ports of a running container's inspection: the published ones."""
         return dict(views.port_bindings(self._store.of_container(container_id)))
 
-    def names(self, network: str) -> Sequence[tuple[str, tuple[str, ...]]]:
-        """Return (address, names) of all containers on a network: what /etc/hosts or a name server says of it."""
-        return [
-            (address.partition("/")[0], tuple(dict.fromkeys(
-                n for n in (e.container.name, *e.settings.aliases, e.container.hostname, e.container.id[:12]) if n
-            )))
-            for e in self._store.endpoints_of(self.get(network).id)
-            for address in e.addresses
-        ]  # fmt: skip
+    def close(self) -> None:
+        """End what goes on by itself: the care for leases. The networks go on."""
+        self._attaching.leasing.close()
 
     # Start of the daemon, and what should be
 
@@ -380,6 +381,7 @@ class NetworkManager:
                 sandbox = Sandbox(Path(endpoint.sandbox))
                 self._reconciler.adopt(endpoint.owner, Plan.from_json(endpoint.plan), sandbox=sandbox)
                 self._attaching.ports.adopt(endpoint.ports, endpoint.id, endpoint.container.name)
+                self._attaching.leasing.track(endpoint, unsure=True)
         for path in netns.present(self._netns_root):
             if path.name not in live:
                 self.sandbox_remove(path.name)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.reconcile.dhcp import Lease
 from engine.spec.ipam import Pool
 from engine.spec.network import LinkFact, Subnet
 from engine.spec.values import family_of
@@ -86,7 +87,10 @@ class PortSpan(Record):
 
 
 class PublishedPort(Record):
-    """A port that is published: `count` ports from `host_port` on go to as many from `target_port` on."""
+    """A port that is published: `count` ports from `host_port` on go to as many from `target_port` on.
+
+    `host_port` 0: they are open at the endpoint's own address, and no port of the host is taken.
+    """
 
     protocol: Protocol
     host_ip: str
@@ -97,12 +101,17 @@ class PublishedPort(Record):
     count: int = 1
 
     @property
+    def start(self) -> int:
+        """The first port that clients use."""
+        return self.host_port or self.target_port
+
+    @property
     def span(self) -> PortSpan:
         """What names it."""
         return PortSpan(
             protocol=self.protocol,
             host_ip=self.host_ip,
-            host_port=self.host_port,
+            host_port=self.start,
             count=self.count,
             target_port=self.target_port,
         )
@@ -137,6 +146,8 @@ class NetworkRecord(Record):
     mac: str
     link_prefix: str = "eth"
     """Links in containers are called so, with a number."""
+    adopted: bool = False
+    """The host link `ifname` was there before, and is not ours."""
     host_binding: str = ""
     """Address of the host on which ports are published where a request names none."""
     package: str = ""
@@ -183,6 +194,8 @@ class Attachment(Record):
     gateways: tuple[str, ...] = ()
     """Those of them that the container's default routes go through."""
     ports: tuple[PublishedPort, ...] = ()
+    lease: Lease | None = None
+    """What a DHCP server gave, where that is the network's way to addresses."""
     plan: str = ""
     """The plan (JSON) that was applied."""
 

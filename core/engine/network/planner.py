@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from engine.network import hostnet
 from engine.network.extras import extras
 from engine.network.model import Attachment, NetworkRecord
+from engine.network.ports import routed_families
 from engine.network.vet import vet
 from engine.plugins import Plugins
 from engine.spec.errors import DriverFault, Unavailable
 from engine.spec.links import Extern, Vlan
 from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver
-from engine.spec.options import Options, parent_fields
+from engine.spec.options import Options, own_link_fields, parent_fields
 from engine.spec.resource import Plan
 
 GROUP = NetworkDriver.GROUP
@@ -74,6 +75,7 @@ class Planner:
 
     def _links(self, record: NetworkRecord, model: type[Options], options: Options, how: Links) -> dict[str, LinkFact]:
         fields = [name for name in parent_fields(model) if getattr(options, name)]
+        fields += own_link_fields(model) if record.adopted else ()
         if not fields:
             return {}
         own, vlans, facts = self._own_links(), self._vlans(), {}
@@ -102,6 +104,10 @@ class Planner:
             if fact.base and fact.vid
             for part in (Extern(name=fact.base), Vlan(name=fact.name, parent=fact.base, vid=fact.vid))
         )
+
+    def routed(self, record: NetworkRecord) -> frozenset[int]:
+        """Return the families whose ports are opened at endpoints' own addresses on a network that is in use."""
+        return routed_families(self.network_plan(self.network(record, "known")))
 
     def endpoint_plan(self, network: Network[Any], attachment: Attachment) -> Plan:
         """Return what must exist while a container is attached, without published ports."""

@@ -9,14 +9,15 @@ import errno
 import itertools
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.network.addresses import check_address
 from engine.network.model import Attachment, PortRequest, PortSpan, Protocol, PublishedPort
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
-from engine.spec.links import PortMap
+from engine.spec.links import OpenPort, PortMap, Segment
+from engine.spec.resource import Plan
 from engine.spec.values import family_of
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -61,11 +62,18 @@ class Ports:
         self._next = 0
 
     def publish(
-        self, requests: Sequence[PortRequest], targets: Mapping[int, str], owner: str, container: str, binding: str = ""
+        self,
+        requests: Sequence[PortRequest],
+        targets: Mapping[int, str],
+        owner: str,
+        container: str,
+        binding: str = "",
+        routed: Collection[int] = (),
     ) -> tuple[PublishedPort, ...]:
         """Take ports for an endpoint, all or none.
 
-        `targets` are its addresses by family; `binding` is the host address where a request has none.
+        `targets` are its addresses by family; `binding` is the host address where a request has none; in the families
+        `routed` ports are opened at the endpoint's own address, whatever host address and port are asked for.
 
         Raises InvalidParameter for an address that the host or the endpoint's family does not have, Conflict for a
         port that is taken (naming the container, or saying that another process has it), Unavailable when no port of a
@@ -75,9 +83,12 @@ class Ports:
             published: list[PublishedPort] = []
             try:
                 for request, count in _runs(requests):
-                    for port in self._assign(request, count, targets, binding):
+                    families = _families(request.host_ip or binding, targets)
+                    mapped = [family for family in families if family not in routed]
+                    for port in self._assign(request, count, mapped, binding) if mapped else ():
                         self._add(_Taken(port, owner, container))
                         published.append(port)
+                    published += [_opened(request, count, family) for family in families if family in routed]
             except BaseException:
                 self._remove(published, owner)
                 raise
@@ -105,7 +116,8 @@ class Ports:
                     self._add(_Taken(port, endpoint.id, endpoint.container.name))
 
     def _add(self, taken: _Taken) -> None:
-        self._taken.setdefault(_place_of(taken.port), []).append(taken)
+        if taken.port.host_port:
+            self._taken.setdefault(_place_of(taken.port), []).append(taken)
 
     def _remove(self, ports: Iterable[PublishedPort], owner: str) -> None:
         for port in ports:
@@ -124,12 +136,9 @@ class Ports:
             places = [p for p in self._taken if p[:2] == kind and (p[2] in numbers or p[2] == RANGES)]
         return next((t for place in places for t in self._taken.get(place, ()) if t.meets(port)), None)
 
-    def _assign(
-        self, request: PortRequest, count: int, targets: Mapping[int, str], binding: str
-    ) -> list[PublishedPort]:
+    def _assign(self, request: PortRequest, count: int, families: Sequence[int], binding: str) -> list[PublishedPort]:
         """Return where one request is published, one for each family, on one port number."""
         host_ip = request.host_ip or binding
-        families = _families(host_ip, targets)
         shown = "" if host_ip in ("", *_ANY.values()) else host_ip
         fixed = request.host_port and request.host_port_end <= request.host_port
         last: Conflict | None = None
@@ -243,13 +252,13 @@ def carve(
     for span in spans:
         uncut, left = left, []
         for port in uncut:
-            low = max(port.host_port, span.host_port)
-            high = min(port.host_port + port.count, span.host_port + span.count)
+            low = max(port.start, span.host_port)
+            high = min(port.start + port.count, span.host_port + span.count)
             if not _is_meant(port, span) or low >= high:
                 left.append(port)
                 continue
             taken.append((span, _piece(port, low, high)))
-            for start, end in ((port.host_port, low), (high, port.host_port + port.count)):
+            for start, end in ((port.start, low), (high, port.start + port.count)):
                 if start < end:
                     left.append(_piece(port, start, end))
     return left, taken
@@ -257,7 +266,7 @@ def carve(
 
 def _is_meant(port: PublishedPort, span: PortSpan) -> bool:
     shown = port.host_ip or _ANY[port.family]
-    shift = port.target_port - port.host_port
+    shift = port.target_port - port.start
     return (
         port.protocol == span.protocol
         and span.host_ip in ("", shown)
@@ -266,9 +275,10 @@ def _is_meant(port: PublishedPort, span: PortSpan) -> bool:
 
 
 def _piece(port: PublishedPort, start: int, end: int) -> PublishedPort:
-    """Return the part of a range with host ports from `start` until before `end`."""
-    target = port.target_port + start - port.host_port
-    return port.model_copy(update={"host_port": start, "target_port": target, "count": end - start})
+    """Return the part of a range that clients know as the ports from `start` until before `end`."""
+    target = port.target_port + start - port.start
+    host_port = start if port.host_port else 0
+    return port.model_copy(update={"host_port": host_port, "target_port": target, "count": end - start})
 
 
 def targets_of(endpoint: Attachment) -> dict[int, str]:
@@ -276,16 +286,34 @@ def targets_of(endpoint: Attachment) -> dict[int, str]:
     return {family: address for family in (4, 6) if (address := endpoint.address(family))}
 
 
-def port_maps(ports: Iterable[PublishedPort], targets: Mapping[int, str]) -> list[PortMap]:
+def _opened(request: PortRequest, count: int, family: int) -> PublishedPort:
+    return PublishedPort(
+        protocol=request.protocol, host_ip="", family=family, host_port=0, target_port=request.target_port, count=count
+    )
+
+
+def routed_families(plan: Plan) -> frozenset[int]:
+    """Return the families whose ports a network's plan wants opened, not mapped."""
+    return frozenset(
+        family for resource in plan.resources if isinstance(resource, Segment) for family in resource.routed
+    )
+
+
+def port_resources(ports: Iterable[PublishedPort], targets: Mapping[int, str]) -> list[PortMap | OpenPort]:
     """Return the resources that publish ports."""
-    return [
-        PortMap(
-            protocol=port.protocol,
-            host_ip=port.host_ip or None,
-            host_port=port.host_port,
-            target=targets[port.family],
-            target_port=port.target_port,
-            count=port.count,
-        )
-        for port in ports
-    ]
+    return [_port_map(port, targets) if port.host_port else _open_port(port, targets) for port in ports]
+
+
+def _port_map(port: PublishedPort, targets: Mapping[int, str]) -> PortMap:
+    return PortMap(
+        protocol=port.protocol,
+        host_ip=port.host_ip or None,
+        host_port=port.host_port,
+        target=targets[port.family],
+        target_port=port.target_port,
+        count=port.count,
+    )
+
+
+def _open_port(port: PublishedPort, targets: Mapping[int, str]) -> OpenPort:
+    return OpenPort(address=targets[port.family], protocol=port.protocol, port=port.target_port, count=port.count)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from engine.network.attaching import elect
 from engine.network.model import Attachment, PortRequest, PortSpan, PublishedPort
 from engine.network.planner import Planner
-from engine.network.ports import Ports, carve, port_maps, targets_of
+from engine.network.ports import Ports, carve, port_resources, targets_of
 from engine.network.store import NetworkStore
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import InvalidParameter, NotFound, Unsupported
-from engine.spec.links import PortMap
+from engine.spec.links import OpenPort, PortMap
 from engine.spec.resource import Plan
 from engine.state import State
 
@@ -44,8 +44,8 @@ class _Change:
     def result(self) -> Attachment:
         """Return the endpoint as it is to be."""
         former = Plan.from_json(self.endpoint.plan)
-        rest = [resource for resource in former.resources if not isinstance(resource, PortMap)]
-        plan = Plan.of(rest, port_maps(self.ports, targets_of(self.endpoint)))
+        rest = [resource for resource in former.resources if not isinstance(resource, PortMap | OpenPort)]
+        plan = Plan.of(rest, port_resources(self.ports, targets_of(self.endpoint)))
         return self.endpoint.model_copy(update={"ports": self.ports, "plan": plan.to_json()})
 
 
@@ -65,8 +65,9 @@ class Publishing:
         """Publish further ports, all or none. Raises what `Ports.publish` raises, Unsupported if no network can."""
         with self._locked(container_id):
             endpoint = self._publisher(container_id)
-            name, binding = endpoint.container.name, self._store.get(endpoint.network).host_binding
-            fresh = self._ports.publish(requests, targets_of(endpoint), endpoint.id, name, binding)
+            name, record = endpoint.container.name, self._store.get(endpoint.network)
+            routed = self._planner.routed(record)
+            fresh = self._ports.publish(requests, targets_of(endpoint), endpoint.id, name, record.host_binding, routed)
             try:
                 self._apply([_Change(endpoint, (*endpoint.ports, *fresh))], fresh, note)
             except BaseException:
@@ -111,13 +112,15 @@ class Publishing:
                     taker = self._store.endpoint(taker.id) or taker
 
     def _hand_over(self, giver: Attachment, taker: Attachment) -> None:
-        moved = tuple(port for port in giver.ports if port.family in targets_of(taker))
-        for port in set(giver.ports) - set(moved):
+        mapped = [port for port in giver.ports if port.host_port]  # the others are about this endpoint's own address
+        moved = tuple(port for port in mapped if port.family in targets_of(taker))
+        for port in set(mapped) - set(moved):
             log.warning(
                 "port %d/%s of container %s is published no longer: it has no IPv%d address on network %s",
                 port.host_port, port.protocol, giver.container.name, port.family, taker.network_name,
             )  # fmt: skip
-        changes = [_Change(giver, ()), _Change(taker, (*taker.ports, *moved))]
+        kept = tuple(port for port in giver.ports if not port.host_port)
+        changes = [_Change(giver, kept), _Change(taker, (*taker.ports, *moved))]
         self._apply(changes, moved, Note())
         self._ports.replace([(change.endpoint, change.ports) for change in changes])
 
@@ -177,7 +180,7 @@ def _cut(endpoints: Sequence[Attachment], which: Sequence[PortSpan]) -> tuple[li
             changes.append(_Change(endpoint, tuple(left)))
             pieces += taken
     for span in which:
-        found = {port.host_port + n for s, port in pieces if s == span for n in range(port.count)}
+        found = {port.start + n for s, port in pieces if s == span for n in range(port.count)}
         missing = set(range(span.host_port, span.host_port + span.count)) - found
         if missing:
             shown = sorted({port.span.text for e in endpoints for port in e.ports})
@@ -190,6 +193,11 @@ def _cut(endpoints: Sequence[Attachment], which: Sequence[PortSpan]) -> tuple[li
 
 
 def _retargeted(port: PublishedPort, taker: Attachment, span: PortSpan, target: int) -> PublishedPort:
+    if not port.host_port:
+        raise InvalidParameter(
+            f"port {port.span.text} cannot move to container {taker.container.name}",
+            why="it is open at its container's own address, and no port of the host",
+        )
     if port.family not in targets_of(taker):
         raise InvalidParameter(
             f"port {port.span.text} cannot move to container {taker.container.name}",

@@ -82,11 +82,12 @@ def _show(resource: object) -> str:
 
 def _bounds(network: Network, endpoint: Endpoint | None) -> Bounds:
     own = network.ifname
+    parents = frozenset(fact.name for fact in network.links.values())
     return Bounds(
-        names=frozenset({own} if endpoint is None else {endpoint.host_ifname}),
-        prefixes=(own[:12],) if endpoint is None else (),
+        names=frozenset({own} - parents if endpoint is None else {endpoint.host_ifname}),
+        prefixes=(own[:12],) if endpoint is None and own not in parents else (),
         network=frozenset({own}),
-        parents=frozenset(fact.name for fact in network.links.values()),
+        parents=parents,
         subnets=tuple(s.prefix for s in network.subnets),
         sandbox=endpoint is not None,
     )

@@ -94,8 +94,10 @@ def port_bindings(endpoints: Iterable[Attachment]) -> dict[str, list[JsonObject]
     for endpoint in endpoints:
         for port in endpoint.ports:
             host_ip = port.host_ip or ("0.0.0.0" if port.family == 4 else "::")
+            if not port.host_port:  # open at the endpoint's own address: that is where it is reached
+                host_ip = endpoint.address(port.family) or ""
             for n in range(port.count):
-                binding = {"HostIp": host_ip, "HostPort": str(port.host_port + n)}
+                binding = {"HostIp": host_ip, "HostPort": str(port.start + n)}
                 result.setdefault(f"{port.target_port + n}/{port.protocol}", []).append(binding)
     return result
 

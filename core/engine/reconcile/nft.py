@@ -30,7 +30,7 @@ from engine.reconcile.ruleset import (
 from engine.spec.links import PortMap, Segment
 from engine.spec.resource import Key, Resource
 
-_FAMILIES = frozenset({"segment", "masquerade", "port"})
+_FAMILIES = frozenset({"segment", "masquerade", "port", "open-port"})
 
 
 class NftApplier:
@@ -264,7 +264,7 @@ class NftApplier:
         conntrack.forget_soon([item for item in flows if isinstance(item, PortMap)])
 
 
-_NAMED = frozenset({"segments", "internal", "closed", "same"})
+_NAMED = frozenset({"segments", "internal", "closed", "same", "trusted", "routed4", "routed6"})
 
 
 def _plain(key: str) -> str:
@@ -275,7 +275,7 @@ def _optional(item: Resource) -> list[Element]:
     """Return the elements that a resource may have, depending on its fields."""
     if not isinstance(item, Segment):
         return []
-    return [Element(name, f'"{item.link}"') for name in ("internal", "closed")]
+    return [Element(name, f'"{item.link}"') for name in ("internal", "closed", "routed4", "routed6")]
 
 
 def _operators_rules(listing: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -18,9 +18,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from engine.spec.links import Masquerade, PortMap, Segment
+from engine.spec.links import Masquerade, OpenPort, PortMap, Segment
 from engine.spec.resource import Resource
-from engine.spec.values import IpAddress, Prefix, bits_of
+from engine.spec.values import IpAddress, Prefix, bits_of, family_of
 
 MARK_PASSED = 0x01000000
 """Set on packets that the engine's firewall lets pass."""
@@ -46,11 +46,13 @@ _CHAINS: dict[str, str] = {
 def _sets() -> dict[str, tuple[str, str]]:
     """Return "set" or "map", and the type, by name."""
     sets = dict.fromkeys(("segments", "internal", "closed"), ("set", "type ifname;"))
-    sets["same"] = ("set", "type ifname . ifname;")
+    sets |= dict.fromkeys(("same", "trusted"), ("set", "type ifname . ifname;"))
     port = "inet_proto . inet_service"
     for digit, _, address in (_IPV4, _IPV6):
         sets |= {
             f"masquerade{digit}": ("set", f"type {address}; flags interval;"),
+            f"routed{digit}": ("set", "type ifname;"),
+            f"open{digit}": ("set", f"type {address} . {port}; flags interval;"),
             f"port{digit}": ("map", f"type {port} : {address} . inet_service;"),
             f"at{digit}": ("map", f"type {address} . {port} : {address} . inet_service;"),
             f"range{digit}": ("map", f"type {port} : {address}; flags interval;"),
@@ -80,6 +82,11 @@ def _rules() -> Iterable[tuple[str, str]]:
     yield "segment", "oifname @internal drop"
     yield "segment", "ct state established,related jump passed"
     yield "segment", "ct status dnat jump passed"
+    for digit, family, _ in (_IPV4, _IPV6):
+        yield "segment", f"{family} daddr . meta l4proto . th dport @open{digit} jump passed"
+    yield "segment", "oifname @routed4 meta l4proto icmp jump passed"
+    yield "segment", "oifname @routed6 meta l4proto ipv6-icmp jump passed"
+    yield "segment", "iifname . oifname @trusted jump passed"
     yield "segment", "oifname @segments drop"
     yield "segment", "jump passed"
     yield "passed", f"meta mark set meta mark or {MARK_PASSED} accept"
@@ -156,6 +163,10 @@ def families_of(item: Resource) -> set[int]:
             return {item.target_family}
         case Masquerade():
             return {4 if bits_of(item.subnet) == 32 else 6}
+        case OpenPort():
+            return {family_of(item.address)}
+        case Segment():
+            return {4, *item.routed}
     return {4}
 
 
@@ -166,9 +177,14 @@ def elements(item: Resource) -> list[Element]:
             name = f'"{item.link}"'
             found = [Element("segments", name), Element("same", f"{name} . {name}")]
             found += [Element("internal", name)] if item.internal else []
+            found += [Element(f"routed{family}", name) for family in item.routed]
+            found += [Element("trusted", f'"{link}" . {name}') for link in item.trusted]
             return found + ([] if item.inter_container else [Element("closed", name)])
         case Masquerade():
             return [Element(f"masquerade{4 if bits_of(item.subnet) == 32 else 6}", _prefix(item.subnet))]
+        case OpenPort():
+            ports = f"{item.port}-{item.port + item.count - 1}" if item.count > 1 else f"{item.port}"
+            return [Element(f"open{family_of(item.address)}", f"{item.address} . {item.protocol} . {ports}")]
         case PortMap():
             return _port(item)
     return []

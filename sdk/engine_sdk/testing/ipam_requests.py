@@ -34,6 +34,8 @@ class TakenAddresses:
 
 def choose_pool(subject: Subject, request: PoolRequest, avoid: tuple[str, ...] = ()) -> Pool:
     """Ask for a pool. A driver that has none of its own for that family does not declare it."""
+    if getattr(subject.caps, "leases", False):
+        raise NotDeclared("driver declares leases: the core asks it for nothing")
     pool = subject.ask("choose_pool", request=request, options=subject.options(), avoid=avoid)
     if pool is None:
         raise NotDeclared("driver chooses no pools")
@@ -44,6 +46,8 @@ def choose_pool(subject: Subject, request: PoolRequest, avoid: tuple[str, ...] =
 
 def choose_address(subject: Subject, pool: Pool, request: AddressRequest, taken: TakenAddresses) -> str:
     """Ask for an address of a pool."""
+    if getattr(subject.caps, "leases", False):
+        raise NotDeclared("driver declares leases: the core asks it for nothing")
     address = subject.ask("choose_address", pool=pool, request=request, taken=taken)
     if not isinstance(address, str):
         raise AssertionError(f"choose_address returned {address!r}; an address is expected")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.reconcile.probes import link_kind_supported
+from engine.reconcile.probes import link_kind_supported  # noqa: F401 - in the conditions
 from engine.spec.errors import Unavailable, Unsupported
 from engine.spec.links import Extern, Ipvlan, Vlan
 from engine.spec.resource import Plan
