@@ -182,7 +182,8 @@ def page() -> str:
         parts += [f"## {title}\n", _prose(inspect.cleandoc(module.__doc__ or "")) + "\n"]
         parts += [_shown(entry) for entry in entries(module)]
     parts.append("## Conformance\n")
-    parts.append("What `pytest --network-driver NAME` (or `--volume-driver`, `--ipam-driver`) checks, one by one.\n")
+    options = ", ".join(f"`--{kind}-driver`" for kind in KINDS[1:])
+    parts.append(f"What `pytest --network-driver NAME` (or {options}) checks, one by one.\n")
     for kind in KINDS:
         rows = [(f"`{check.name}`", check.level, check.statement) for check in checks_of(kind)]
         parts.append(f"### Checks of {kind} drivers\n\n" + _table(("check", "level", "a conformant driver"), rows))

@@ -215,7 +215,9 @@ def check_key(key: str, caps: StorageCaps, *, driver: str = "") -> None:
         encoded = key.encode()
     except UnicodeEncodeError:
         encoded, why = b"", "it is not UTF-8"
-    if not why and any(s in ("", ".", "..") for s in segments):
+    if why:
+        pass
+    elif any(s in ("", ".", "..") for s in segments):
         why = "a key is a relative path without empty segments, `.` and `..`"
     elif "\0" in key:
         why = "it has a NUL"

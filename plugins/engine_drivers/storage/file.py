@@ -105,7 +105,7 @@ class DirectoryStore(Store):
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except NotADirectoryError:
                 raise no_object(key, driver="file") from None
-            with os.fdopen(descriptor, "rb", buffering=0):
+            try:
                 facts = os.fstat(descriptor)
                 if not modes.S_ISREG(facts.st_mode):
                     raise no_object(key, driver="file")
@@ -113,6 +113,8 @@ class DirectoryStore(Store):
                 if start + size > facts.st_size:
                     size = max(0, facts.st_size - start)
                 data = _read(descriptor, start, size)
+            finally:
+                os.close(descriptor)
         return exactly(data, size if end is None else end - start, key, driver="file")
 
     def put(

@@ -57,7 +57,7 @@ class GcsDriver(StorageDriver[GcsOptions]):
             if "token" in secrets:
                 arguments["bearer_token"] = secrets["token"].decode().strip()
             client = GCSStore(bucket, **arguments)  # type: ignore[arg-type]  # a TypedDict cannot be built up
-        return ObstoreStore(client, location.path, caps=_CAPS, translate=translate)
+        return ObstoreStore(client, location.path, caps=_CAPS, translate=translate, condition="version")
 
 
 def _private_parts(key: bytes) -> list[bytes]:

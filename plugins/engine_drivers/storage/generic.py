@@ -19,9 +19,9 @@ from engine_sdk import (
     Unsupported,
     field_validator,
 )
-from engine_sdk.storage import FsspecStore, RemoteOptions, Translator
+from engine_sdk.storage import FsspecStore, RemoteOptions, Translator, without_listings_cache
 
-_CAPS = StorageCaps(delimiter=True)
+_CAPS = StorageCaps(ranged=True, multipart=True, delimiter=True, hierarchical=True)
 
 
 class FsspecOptions(RemoteOptions):
@@ -34,7 +34,9 @@ class FsspecOptions(RemoteOptions):
         default=None, description="Where a JSON object like `arguments` is, with what must not be seen"
     )
     writable: bool = Field(default=True, description="Allow writes, where the file system can")
-    hierarchical: bool = Field(default=False, description="Write under a temporary name and rename; for directories")
+    hierarchical: bool = Field(
+        default=True, description="There are directories: write under a temporary name, and rename; false: object store"
+    )
 
     @field_validator("arguments", mode="before")
     @classmethod
@@ -67,11 +69,13 @@ class FsspecDriver(StorageDriver[FsspecOptions]):
 
             arguments = _merged(options.arguments, hidden)
             try:
-                fs, path = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **arguments)
+                fs, path = url_to_fs(url, skip_instance_cache=True, **arguments)
             except (ImportError, ValueError) as err:
                 raise Unsupported(f"there is no client for {scheme}://", why=str(err), driver="fsspec") from err
         caps = self.store_caps(url, options, None) or _CAPS
-        return FsspecStore(fs, str(path), caps=caps, translate=translate, deadline=options.deadline)
+        return FsspecStore(
+            without_listings_cache(fs), str(path), caps=caps, translate=translate, deadline=options.deadline
+        )
 
 
 def _credentials(secrets: Mapping[str, bytes]) -> dict[str, Any]:

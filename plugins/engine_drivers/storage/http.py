@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from engine_sdk import Field, InvalidParameter, SecretRef, StorageCaps, StorageDriver, Store
 from engine_sdk.storage import FsspecStore, Location, RemoteOptions, Translator, filesystem
@@ -27,6 +28,12 @@ class _HttpStore(FsspecStore):
 
         super().path(key)
         return f"{self.root}/{quote(key)}"
+
+    def _info(self, path: str, what: str) -> dict[str, Any] | None:
+        """Ask for a page; one that the server finds with a slash behind its name is an index, and no object."""
+        info = super()._info(path, what)
+        is_index = info is not None and path != self.root and str(info.get("url", "")).endswith("/")
+        return None if is_index else info
 
     def _key(self, name: str) -> str | None:
         from urllib.parse import unquote
@@ -60,4 +67,6 @@ class HttpDriver(StorageDriver[HttpOptions]):
             if "token" in secrets:
                 session["headers"] = {"Authorization": f"Bearer {secrets['token'].decode().strip()}"}
             fs = filesystem("http", client_kwargs=session)
-        return _HttpStore(fs, url.rstrip("/"), caps=_CAPS, translate=translate, deadline=options.deadline + 1)
+        store = _HttpStore(fs, url.rstrip("/"), caps=_CAPS, translate=translate, deadline=options.deadline + 1)
+        store.heads_first = True
+        return store

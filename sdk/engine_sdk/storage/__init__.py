@@ -6,7 +6,7 @@ fsspec and obstore are imported when a store is made, never by importing this pa
 """
 
 from engine_sdk.storage.errors import Translator, mask
-from engine_sdk.storage.fsspec_store import FsspecStore, filesystem
+from engine_sdk.storage.fsspec_store import FsspecStore, filesystem, without_listings_cache
 from engine_sdk.storage.keys import level, matching
 from engine_sdk.storage.location import Location
 from engine_sdk.storage.obstore_store import ObstoreStore
@@ -23,4 +23,5 @@ __all__ = [
     "level",
     "mask",
     "matching",
+    "without_listings_cache",
 ]

@@ -123,15 +123,18 @@ class Translator:
 
     def error(self, what: str, err: BaseException) -> EngineError:
         """Return the error of the engine for one of a client."""
-        kind = self._kind(err)
+        kind = self.kind(err)
         first = (str(err).partition("\n\nDebug source")[0].strip() or "no reason given")[:_LONGEST_REASON]
         why = mask(f"{type(err).__name__}: {first}", self._secrets)
         return kind(mask(what, self._secrets), driver=self.driver, why=why, hint=_HINTS.get(kind, ""))
 
-    def _kind(self, err: BaseException) -> type[EngineError]:
+    def kind(self, err: BaseException) -> type[EngineError]:
+        """Return the kind of error that a client's is."""
         status = getattr(err, "status", None)
         if status in (401, 403):
             return Forbidden
+        if status in (404, 410):
+            return NotFound
         for cls in type(err).__mro__:
             kind = self._kinds.get(cls) or NAMED_KINDS.get(cls.__name__)
             if kind is None:

@@ -16,9 +16,12 @@ from typing import Any, Literal, TypeVar
 
 from engine_sdk.contract import (
     Conflict,
+    EngineError,
+    NotFound,
     Stat,
     StorageCaps,
     Store,
+    Unavailable,
     Unsupported,
     check_key,
     check_range,
@@ -42,13 +45,27 @@ def filesystem(protocol: str, **arguments: Any) -> Any:
     import fsspec
 
     try:
-        return fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **arguments)
+        return without_listings_cache(fsspec.filesystem(protocol, skip_instance_cache=True, **arguments))
     except (ImportError, ValueError) as err:
         if isinstance(err, ValueError) and "Protocol not known" not in str(err):
             raise
         raise Unsupported(
             f"there is no client for {protocol}://", why=str(err), hint="Install the package that it names"
         ) from err
+
+
+def without_listings_cache(fs: Any) -> Any:
+    """Turn off the cache of listings of a file system, and of those that it is chained to; return the first.
+
+    It is done afterwards: some clients hand an argument `use_listings_cache` on to a library that does not know it.
+    """
+    inner = fs
+    while inner is not None:
+        cache = getattr(inner, "dircache", None)
+        if hasattr(cache, "use_listings_cache"):
+            cache.use_listings_cache = False
+        inner = getattr(inner, "fs", None)
+    return fs
 
 
 class FsspecStore(Store):
@@ -62,6 +79,8 @@ class FsspecStore(Store):
         if caps.put_if:
             raise ValueError("fsspec has no conditional writes: do not declare put_if")
         self.caps = caps
+        self.heads_first = caps.hierarchical
+        """Ask what a key is before reading it: it may be a directory."""
         self.fs = fs
         self.root = root.rstrip("/")
         self.translate = translate
@@ -101,7 +120,12 @@ class FsspecStore(Store):
         def info() -> dict[str, Any] | None:
             try:
                 return dict(self.fs.info(path))
-            except (FileNotFoundError, NotADirectoryError):
+            except NotADirectoryError:
+                return None
+            except FileNotFoundError as err:
+                # Some clients say "not found" for whatever went wrong, and name the cause.
+                if err.__cause__ is not None and self.translate.kind(err.__cause__) is not NotFound:
+                    raise err.__cause__ from None
                 return None
 
         return self.ask(what, info)
@@ -112,6 +136,8 @@ class FsspecStore(Store):
             changed = (changed if changed.tzinfo else changed.replace(tzinfo=UTC)).timestamp()
         etag = next((str(info[n]) for n in ("ETag", "etag", "e_tag") if info.get(n)), None)
         size = info.get("size")
+        if size is None:  # listings of web servers do not tell it
+            size = (self._info(self.path(key), f"asking for {key!r}") or {}).get("size")
         if size is None:
             raise Unsupported(f"the size of {key!r} is not known", why="the server does not tell it")
         mtime = float(changed) if isinstance(changed, int | float) else None
@@ -121,7 +147,7 @@ class FsspecStore(Store):
         """Return bytes `start` up to `end` (exclusive); ShortRead where the answer is longer or shorter."""
         check_range(start, end)
         path = self.path(key)
-        if self.caps.hierarchical or end == start or (end is None and start):
+        if self.heads_first or end == start or (end is None and start):
             facts = self.head(key)  # it also tells a directory from a file
             if facts is None:
                 raise no_object(key, driver=self.translate.driver)
@@ -131,7 +157,13 @@ class FsspecStore(Store):
                 return exactly(b"", end - start, key, driver=self.translate.driver)
         if end == start:
             return b""
-        data = self.ask(f"reading {key!r}", partial(self.read, path, start, end))
+        try:
+            data = self.ask(f"reading {key!r}", partial(self.read, path, start, end))
+        except Unavailable:
+            facts = self.head(key) if end is not None else None
+            if facts is None or end is None or end <= facts.size:
+                raise
+            data = b""  # servers answer with an error of their own to a range behind the end
         return data if end is None else exactly(data, end - start, key, driver=self.translate.driver)
 
     def put(
@@ -167,7 +199,11 @@ class FsspecStore(Store):
         if info and info["type"] == "directory":
             raise Conflict(f"{key!r} is a directory of other objects", driver=self.translate.driver)
         directory = directory_of(path)
-        self.ask(what, lambda: self.fs.makedirs(directory, exist_ok=True))
+        try:
+            self.ask(what, lambda: self.fs.makedirs(directory, exist_ok=True))
+        except EngineError as err:
+            self._refuse_below_a_file(key, err)
+            raise
         temporary = f"{directory}/{_TEMPORARY}{random_names.token_hex(8)}"
         try:
             file = self.ask(what, lambda: self.fs.open(temporary, "wb"))
@@ -182,6 +218,13 @@ class FsspecStore(Store):
                 if self._info(temporary, what):
                     self.ask(what, lambda: self.fs.rm_file(temporary))
             raise
+
+    def _refuse_below_a_file(self, key: str, err: EngineError) -> None:
+        """Raise Conflict if a directory could not be made because an object is in its place."""
+        parts = key.split("/")
+        for n in range(1, len(parts)):
+            if self.head("/".join(parts[:n])) is not None:
+                raise Conflict(f"{'/'.join(parts[:n])!r} is an object already", driver=self.translate.driver) from err
 
     def _writable(self, if_match: str | None, metadata: Mapping[str, str] | None) -> None:
         driver = self.translate.driver

@@ -5,12 +5,14 @@ obstore (the Rust crate object_store) is used where the store has compare-and-sw
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from engine_sdk.contract import (
     ABSENT,
+    Conflict,
     InvalidParameter,
     Stat,
     StorageCaps,
@@ -29,10 +31,22 @@ PART = 8 << 20
 
 
 class ObstoreStore(Store):
-    """Objects are those of an obstore store below `prefix`."""
+    """Objects are those of an obstore store below `prefix`.
 
-    def __init__(self, store: Any, prefix: str, *, caps: StorageCaps, translate: Translator) -> None:
+    `condition` is what a conditional write names: the etag, or in GCS the version (its "generation").
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        prefix: str,
+        *,
+        caps: StorageCaps,
+        translate: Translator,
+        condition: Literal["e_tag", "version"] = "e_tag",
+    ) -> None:
         self.caps = caps
+        self._condition = condition
         self._store = store
         self._prefix = prefix.strip("/")
         self._translate = translate
@@ -68,7 +82,7 @@ class ObstoreStore(Store):
         return Stat(
             key=self._key(meta["path"]),
             size=meta["size"],
-            etag=meta.get("e_tag"),
+            etag=meta.get(self._condition),
             mtime=changed.timestamp() if isinstance(changed, datetime) else None,
             metadata=dict(metadata or {}),
         )
@@ -170,8 +184,8 @@ class ObstoreStore(Store):
             raise Unsupported("this store keeps no metadata", driver=driver)
         mode: Any = None
         if if_match is not None:
-            mode = "create" if if_match == ABSENT else {"e_tag": if_match, "version": None}
-        with self._translate(f"writing {key!r}"):
+            mode = "create" if if_match == ABSENT else {self._condition: if_match}
+        with self._translate(f"writing {key!r}"), _condition_on(if_match):
             obstore.put(
                 self._store,
                 path,
@@ -247,6 +261,17 @@ class ObstoreStore(Store):
 
         with self._translate("asking for the bucket"):
             next(iter(obstore.list(self._store, f"{self._prefix}/" if self._prefix else None, chunk_size=1)), None)
+
+
+@contextlib.contextmanager
+def _condition_on(if_match: str | None) -> Iterator[None]:
+    """Make a Conflict of "not found" in a write over an object: it is gone (unless the whole bucket is)."""
+    try:
+        yield
+    except FileNotFoundError as err:
+        if if_match in (None, ABSENT) or "NoSuchBucket" in str(err):
+            raise
+        raise Conflict("the object that is to be replaced does not exist") from None
 
 
 _STANDARD = frozenset(

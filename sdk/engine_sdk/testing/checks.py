@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Level = Literal["pure", "kernel"]
+Level = Literal["pure", "kernel", "live"]
 
 PURE_SECONDS = 10.0
 """Deadline of a pure check. Plans take microseconds; a fresh interpreter takes a second on a busy machine."""
+LIVE_SECONDS = 120.0
+"""Deadline of a check of a live store, which may be on the other side of the world and hold thousands of objects."""
 KERNEL_SECONDS = 60.0
 """Deadline of a kernel check: the longest one applies and undoes a plan once for each of its resources."""
 
@@ -24,7 +26,7 @@ class NotRun(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """One statement of the contract. `body` gets the subject, and for the level "kernel" a private host beside it."""
+    """One statement of the contract. `body` gets the subject; for "kernel" also a host, for "live" a directory."""
 
     name: str
     level: Level
@@ -35,7 +37,7 @@ class Check:
     @property
     def deadline(self) -> float:
         """Seconds that the check may take."""
-        return PURE_SECONDS if self.level == "pure" else KERNEL_SECONDS
+        return {"pure": PURE_SECONDS, "kernel": KERNEL_SECONDS, "live": LIVE_SECONDS}[self.level]
 
 
 class Checks:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from engine_sdk import InvalidParameter, parse_options
 from engine_sdk.testing.checks import PURE_SECONDS, Checks, explain
 from engine_sdk.testing.purity import Watch
-from engine_sdk.testing.subject import Subject
+from engine_sdk.testing.subject import Subject, subject_of
 
 ANSWER_SECONDS = 1.0
 """A plan is asked for while a container starts. Shipped drivers take 0.1 ms; this allows for a loaded machine."""
@@ -179,7 +179,7 @@ def answers_at_once(subject: Subject) -> None:
 def main() -> None:
     """Print all answers of a driver as one JSON object."""
     given = json.loads(sys.argv[1])
-    subject = Subject(given["kind"], given["driver"], given["options"])
+    subject = subject_of(given["kind"], given["driver"], given["options"])
     print(json.dumps(requests_of(given["kind"]).answers(subject)))
 
 

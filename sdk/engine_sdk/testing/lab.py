@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from engine_sdk import EngineError
 from engine_sdk.testing.checks import Check, Checks, NotDeclared, NotRun
 
-KINDS = ("network", "ipam", "volume")
+KINDS = ("network", "ipam", "volume", "storage")
 _GRACE = 15.0
 """Seconds that the lab has, beyond the check's own deadline, to start and to answer."""
 
@@ -103,6 +103,8 @@ def _try(check: Check, subject: Any, directory: Path) -> Outcome:
             from engine_sdk.testing.host import PrivateHost
 
             check.body(subject, PrivateHost.enter(directory))
+        elif check.level == "live":
+            check.body(subject, directory)
         else:
             check.body(subject)
     except NotDeclared as err:
@@ -160,13 +162,13 @@ def _empty(directory: Path) -> None:
 
 def main() -> None:
     """Serve checks: one JSON object a line on standard input, one answer a line on standard output."""
-    from engine_sdk.testing.subject import Subject
+    from engine_sdk.testing.subject import subject_of
 
     answers = os.dup(1)
     os.dup2(2, 1)  # what a driver prints is no answer
     given = json.loads(sys.argv[1])
     checks = checks_of(given["kind"])
-    subject = Subject(given["kind"], given["driver"], given["options"])
+    subject = subject_of(given["kind"], given["driver"], given["options"])
     for line in sys.stdin:
         request = json.loads(line)
         outcome = _in_fork(checks[request["check"]], subject, request["deadline"])

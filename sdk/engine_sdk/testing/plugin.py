@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-KINDS = ("network", "volume", "ipam")
+KINDS = ("network", "volume", "ipam", "storage")
 NOT_DECLARED = "not declared: "
 """Reason of a skip that is no gap: the driver does not claim what the check is about."""
 _PROPERTY = "engine-conformance"
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="option that the driver cannot run without (repeatable)",
+        help="option that the driver cannot run without; of a storage driver also url=URL (repeatable)",
     )
 
 

@@ -13,6 +13,7 @@ from engine_sdk import (
     IpamDriver,
     NetworkDriver,
     Options,
+    StorageDriver,
     Unsupported,
     VolumeDriver,
     parent_fields,
@@ -20,7 +21,12 @@ from engine_sdk import (
 )
 from engine_sdk.testing.checks import NotDeclared
 
-SPECIFICATIONS: Mapping[str, type[Driver]] = {"network": NetworkDriver, "ipam": IpamDriver, "volume": VolumeDriver}
+SPECIFICATIONS: Mapping[str, type[Driver]] = {
+    "network": NetworkDriver,
+    "ipam": IpamDriver,
+    "volume": VolumeDriver,
+    "storage": StorageDriver,
+}
 PARENT = "ecparent"
 """Name of the link that the kit gives to options which select a host link; further ones get a number."""
 
@@ -92,3 +98,10 @@ class Subject:
             raise AssertionError(f"settle_{self.kind} returned {settled!r}, which is no {name}")
         result: Options = settled
         return result
+
+
+def subject_of(kind: str, name: str, options: Mapping[str, str]) -> Subject:
+    """Return the subject for a kind of driver."""
+    from engine_sdk.testing.storage_subject import StorageSubject
+
+    return (StorageSubject if kind == "storage" else Subject)(kind, name, options)

@@ -34,7 +34,7 @@ class CryptOptions(StorageOptions):
     filename_encoding: Literal["base32", "base64"] = Field(
         default="base32", description="Spelling of encrypted names; base64 needs a store with upper and lower case"
     )
-    suffix: str = Field(default=".bin", pattern=r"\A\.[^/\0]+\Z", description="End of names that are not encrypted")
+    suffix: str = Field(default=".bin", pattern=r"^\.[^/]+$", description="End of names that are not encrypted")
 
     def names(self, keys: Keys) -> Names:
         """Return the names under some keys."""

