@@ -54,6 +54,7 @@ from engine.spec.mounts import (
 )
 from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver, Peer, Subnet
 from engine.spec.options import (
+    AdoptOwnLink,
     NetworkOptions,
     Options,
     OwnLink,
@@ -97,6 +98,7 @@ __all__ = [
     "ABSENT",
     "AbsolutePath",
     "Address",
+    "AdoptOwnLink",
     "AddressRequest",
     "ApplyFailed",
     "Bind",

@@ -385,7 +385,7 @@ class Segment(Resource):
     PHASE: ClassVar[int] = PHASE_POLICY
     FAMILY: ClassVar[str] = "segment"
     ID: ClassVar[tuple[str, ...]] = ("link",)
-    MUTABLE: ClassVar[frozenset[str]] = frozenset({"internal", "inter_container"})
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"internal", "inter_container", "routed", "trusted"})
 
     kind: Literal["segment"] = "segment"
     link: IfName
@@ -394,6 +394,11 @@ class Segment(Resource):
     """Drop what would leave the host, or comes from outside."""
     inter_container: bool = True
     """Ports of the link may reach each other."""
+    routed: tuple[Literal[4, 6], ...] = ()
+    """Families whose addresses here are routed by the outside: publishing opens a container's port at its own address,
+    with no port of the host, and pings are let in."""
+    trusted: tuple[IfName, ...] = ()
+    """Host links from which containers' own addresses are reached, at all ports."""
 
 
 class Masquerade(Resource):
@@ -406,6 +411,24 @@ class Masquerade(Resource):
     kind: Literal["masquerade"] = "masquerade"
     subnet: Prefix
     """Source addresses of the traffic."""
+
+
+class OpenPort(Resource):
+    """Ports that are reached at an endpoint's own address. Only the core makes these; see `Segment.routed`."""
+
+    PHASE: ClassVar[int] = PHASE_EXPOSE
+    FAMILY: ClassVar[str] = "open-port"
+    ID: ClassVar[tuple[str, ...]] = ("address", "protocol", "port", "count")
+
+    kind: Literal["open-port"] = "open-port"
+    address: IpAddress
+    """Address of the endpoint."""
+    protocol: Literal["tcp", "udp", "sctp"]
+    """Protocol of the traffic."""
+    port: int = Field(ge=1, le=65535)
+    """The first port."""
+    count: int = Field(default=1, ge=1, le=65535)
+    """How many ports."""
 
 
 class PortMap(Resource):

@@ -71,6 +71,16 @@ class OwnLinkName:
 OwnLink = Annotated[str, OwnLinkName()]
 """Type of an option with which the operator chooses the name of the network's own host link; "" leaves it to us."""
 
+
+class OwnLinkAdoption:
+    """Marks an option that says whether the network's own host link is there already and not ours."""
+
+
+AdoptOwnLink = Annotated[bool, OwnLinkAdoption()]
+"""Type of an option with which the operator hands an existing host link to the network, for the driver to build on
+(`Extern`) and never to change. The option of type `OwnLink` names it; what is known of it is `network.links` of that
+option. Gateways and, where none is asked for, the subnets are those of its addresses."""
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
@@ -82,6 +92,11 @@ def parent_fields(model: type[Options]) -> tuple[str, ...]:
 def own_link_fields(model: type[Options]) -> tuple[str, ...]:
     """Return the names of the options that name the network's own host link."""
     return _marked(model, OwnLinkName)
+
+
+def adopts_own_link(options: Options) -> bool:
+    """Return whether options hand an existing host link to the network."""
+    return any(getattr(options, name) for name in _marked(type(options), OwnLinkAdoption))
 
 
 def _marked(model: type[Options], marker: type) -> tuple[str, ...]:

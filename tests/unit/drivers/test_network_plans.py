@@ -92,6 +92,35 @@ def test_an_internal_bridge_neither_masquerades_nor_forwards():
     assert next(iter(plan.by_kind(Segment))).internal
 
 
+def test_a_routed_bridge_opens_ports_and_hides_nothing():
+    options = BridgeOptions(gateway_mode="routed", gateway_mode_ipv6="nat", trusted_host_interfaces="up0:up1")
+    plan = BridgeDriver().network_plan(network(options))
+    assert list(plan.by_kind(Segment)) == [Segment(link="br-1", routed=(4,), trusted=("up0", "up1"))]
+    assert list(plan.by_kind(Masquerade)) == [Masquerade(subnet="fd00::/64")]
+    inside = BridgeDriver().network_plan(network(options, internal=True))
+    assert list(inside.by_kind(Segment)) == [Segment(link="br-1", internal=True, trusted=("up0", "up1"))]
+
+
+def test_an_isolated_bridge_has_no_address_of_the_host():
+    options = BridgeOptions(gateway_mode="isolated")
+    plan = BridgeDriver().network_plan(network(options, internal=True))
+    assert not list(plan.by_kind(Address, Masquerade))
+    with pytest.raises(InvalidParameter, match="has no way out"):
+        BridgeDriver().network_plan(network(options))
+
+
+def test_an_adopted_bridge_is_not_touched():
+    options = BridgeOptions(name="br-1", adopt=True)
+    links = {"name": LinkFact(name="br-1", mtu=9000, mac="02:00:00:00:00:01")}
+    net = network(options, links=links)
+    assert BridgeDriver().network_plan(net) == Plan.of(Extern(name="br-1"))
+    (pair,) = BridgeDriver().endpoint_plan(net, ENDPOINT).by_kind(Veth)
+    assert (pair.mac, pair.mtu, pair.peer_mtu) == ("fe:42:00:00:00:02", 9000, 9000)
+    for options_ in (options.model_copy(update={"gateway_mode": "routed"}), options):
+        with pytest.raises(InvalidParameter, match="no rules are made for br-1"):
+            BridgeDriver().network_plan(network(options_, links=links, internal=options_ is options))
+
+
 def test_a_bridge_without_ipv6_sets_nothing_of_it():
     plan = BridgeDriver().network_plan(network(BridgeOptions(), subnets=SUBNETS[:1]))
     assert not list(plan.by_kind(Sysctl))

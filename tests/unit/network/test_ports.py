@@ -3,7 +3,7 @@
 import pytest
 
 from engine.network.model import PortRequest
-from engine.network.ports import RUN, Ports, port_maps
+from engine.network.ports import RUN, Ports, port_resources
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
 from engine.spec.links import PortMap
 
@@ -82,7 +82,7 @@ def test_addresses():
         publish(Ports(), "a", {"target_port": 1, "host_port": 1, "host_ip": "::"})
     with pytest.raises(InvalidParameter, match="no address"):
         publish(Ports(), "a", {"target_port": 1, "host_port": 1}, targets={})
-    maps = port_maps(bound, V4)
+    maps = port_resources(bound, V4)
     assert maps == [PortMap(protocol="tcp", host_ip="127.0.0.1", host_port=1, target="10.0.0.2", target_port=1)]
 
 
