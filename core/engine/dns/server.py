@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,8 +32,12 @@ from engine.reconcile.namesockets import NameSockets
 
 log = logging.getLogger("engine.dns")
 
-TURN, PAUSE = 8, 0.004
-"""Queries that a container may ask at once, and seconds that it then waits: 2000 a second at most."""
+TURN = 8
+"""Queries of a container that are answered before others have their turn."""
+RATE, BURST = 2000, 1000
+"""Queries a second that a container may ask for long, and how many it may ask beyond that at once."""
+PAUSE = 0.005
+"""Seconds for which a container is not listened to after that."""
 WAITING = 128
 """Questions of one container that may wait for other servers."""
 CONNECTIONS, ALL_CONNECTIONS = 16, 256
@@ -55,9 +60,20 @@ class _Client:
 
     container: str
     sockets: NameSockets
+    allowance: float = BURST
+    """Queries that it may ask now."""
+    counted: float = field(default_factory=time.monotonic)
+    """When that was so."""
     waiting: int = 0
     connections: set[socket.socket] = field(default_factory=set)
     served: bool = True
+
+    def may_ask(self) -> bool:
+        """Return whether it may ask more at the moment."""
+        now = time.monotonic()
+        self.allowance = min(self.allowance + (now - self.counted) * RATE, BURST)
+        self.counted = now
+        return self.allowance >= 1
 
 
 class NameServer:
@@ -112,9 +128,11 @@ class NameServer:
                 query, address = client.sockets.udp.recvfrom(LONGEST_QUERY)
             except OSError:  # nothing more, or an error that the kernel reports of an earlier answer
                 return
+            client.allowance -= 1
             self._datagram(client, query, address)
-        self._loop.remove_reader(client.sockets.udp)
-        self._loop.call_later(PAUSE, self._listen, client)
+        if not client.may_ask():
+            self._loop.remove_reader(client.sockets.udp)
+            self._loop.call_later(PAUSE, self._listen, client)
 
     def _datagram(self, client: _Client, query: bytes, address: Any) -> None:
         message, response = self._read(query)
