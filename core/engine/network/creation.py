@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import Any, cast
@@ -53,6 +53,7 @@ class NetworkRequest:
     ipam_options: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     internal: bool = False
+    ipv4: bool = True
     ipv6: bool = False
     attachable: bool = False
     predefined: bool = False
@@ -106,7 +107,8 @@ class Creation:
             host_binding=binding,
             package=self._package(request.driver),
         )
-        pools = self._pools(request.ipam, request.ipv6, record, caps) if caps.addresses else ()
+        families = _families(request)
+        pools = self._pools(request.ipam, families, record, caps) if caps.addresses else ()
         record = record.model_copy(
             update={
                 "pools": pools,
@@ -165,7 +167,7 @@ class Creation:
         return name
 
     def _with_adopted_pools(self, request: NetworkRequest, name: str) -> NetworkRequest:
-        """Return a request with the subnets and gateways of the host link that it adopts, where it asks for no others.
+        """Return a request with the subnets and gateways of the adopted host link where it asks for no others.
 
         Raises InvalidParameter without a name or a subnet, Unavailable if there is no such link, Conflict if it is ours.
         """
@@ -205,16 +207,16 @@ class Creation:
         if not record.chosen_pools or not any(_overlap(p.subnet, r) for p in record.pools for r in routed):
             return record
         log.info("the host has routes to the pools of network %s: it gets others", record.name)
-        pools = self._pools((), record.ipv6, record, caps)
+        pools = self._pools((), {family_of(p.subnet) for p in record.pools}, record, caps)
         return record.model_copy(update={"pools": pools})
 
     def _pools(
-        self, ipam: Sequence[Mapping[str, Any]], ipv6: bool, record: NetworkRecord, caps: NetworkCaps
+        self, ipam: Sequence[Mapping[str, Any]], wanted: Set[int], record: NetworkRecord, caps: NetworkCaps
     ) -> tuple[Pool, ...]:
         options = ipam_options(self._plugins, record.ipam_driver, dict(record.ipam_options))
         host_gateway = caps.host_gateway and not record.adopted
         if cast(IpamDriver[Any], self._plugins.get(IPAM, record.ipam_driver)).caps.leases:
-            if any(ipam) or ipv6:
+            if any(ipam) or wanted != {4}:
                 raise InvalidParameter(
                     "a network whose addresses are leased has no subnets",
                     why="which addresses there are, the server on the wire knows",
@@ -223,11 +225,9 @@ class Creation:
                 )
             return ()
         asked = [_pool_request(config, record.id, host_gateway) for config in ipam if config]
-        families = {a.family for a in asked}
-        if 4 not in families:
-            asked.insert(0, PoolRequest(key=record.id, wants_gateway=host_gateway))
-        if ipv6 and 6 not in families:
-            asked.append(PoolRequest(key=record.id, family=6, wants_gateway=host_gateway))
+        for family in sorted(wanted - {a.family for a in asked}):
+            asked.append(PoolRequest(key=record.id, family=family, wants_gateway=host_gateway))
+        asked.sort(key=lambda a: a.family)
         pools: list[Pool] = []
         routed = hostnet.routed_prefixes() if any(a.subnet is None for a in asked) else ()
         for pool_request in asked:
@@ -267,6 +267,20 @@ class Creation:
             raise DriverFault("the IPAM driver did not do what it was asked", why=fault, driver=record.ipam_driver)
         self._check_overlap(pool.subnet, record.name, pools)
         return Pool.model_validate(pool.model_dump())
+
+
+def _families(request: NetworkRequest) -> set[int]:
+    """Return the IP versions that a network is to have. Raises InvalidParameter for none, or a subnet of another."""
+    families = {family for family, wanted in ((4, request.ipv4), (6, request.ipv6)) if wanted}
+    if not families:
+        raise InvalidParameter("a network needs IPv4, IPv6 or both", hint="--ipv4=false goes with --ipv6")
+    for config in request.ipam:
+        subnet = str(config.get("Subnet") or "")
+        if subnet and family_of(subnet) == 4 and 4 not in families:
+            raise InvalidParameter(f"the subnet {subnet} is of IPv4, which is turned off", hint="Leave out --ipv4=false")
+        if subnet and family_of(subnet) == 6:
+            families.add(6)
+    return families
 
 
 def _common_options(driver: str, options: Mapping[str, str], caps: NetworkCaps) -> tuple[str, str, dict[str, str]]:
