@@ -450,14 +450,16 @@ class ContainerManager:
                 )
             if any(e.network == record.id for e in container.endpoints):
                 raise Conflict(f"container {container.name} is already connected to network {record.name}")
+            made = None
             if container.state.running:
                 sandbox = Sandbox(self._networks.sandbox_path(container.id))
                 ports = self._unpublished(container, record)
                 known = self._environment.ref(container)
                 made = self._networks.attach(record.id, known, sandbox, endpoint_settings(endpoint), ports)
-                self._environment.connected(container, made)
             container.endpoints.append(endpoint)
             self._store.save(container)
+            if made is not None:
+                self._environment.connected(container, made)
 
     def _unpublished(self, container: Container, record: NetworkRecord) -> builtins.list[PortRequest]:
         """Return the ports that a new network of a running container is to publish: all, if no other one does."""
@@ -479,13 +481,13 @@ class ContainerManager:
             remaining = [e for e in container.endpoints if e.network != record.id]
             if len(remaining) == len(container.endpoints):
                 raise Conflict(f"container {container.name} is not connected to network {record.name}")
+            gone = [a for a in self._networks.attachments(container.id) if a.network == record.id]
             if container.state.running:
-                gone = [a for a in self._networks.attachments(container.id) if a.network == record.id]
                 self._networks.detach(container.id, record.id)
-                for attachment in gone:
-                    self._environment.disconnected(container, attachment)
             container.endpoints = remaining
             self._store.save(container)
+            for attachment in gone:
+                self._environment.disconnected(container, attachment)
 
     # For other managers and the composition root
 
