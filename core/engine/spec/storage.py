@@ -61,7 +61,11 @@ class StorageCaps(Frozen):
 
 
 class Stat(Frozen):
-    """An object's facts. `etag` changes with every write where the store has such a thing."""
+    """An object's facts.
+
+    `etag` changes with every write of other content, where the store has such a thing; S3 gives the same content the
+    same etag again.
+    """
 
     key: str
     """Name of the object; of a common prefix, the prefix with its `/`."""

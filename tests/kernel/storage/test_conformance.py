@@ -61,9 +61,9 @@ class TestS3(OnServer):
     server = staticmethod(servers.seaweed)
 
 
-class TestGcs(OnServer):
-    driver_name = "gcs"
-    server = staticmethod(servers.fake_gcs)
+class TestAzure(OnServer):
+    driver_name = "azure"
+    server = staticmethod(servers.azurite)
 
 
 class TestCryptFile(StorageConformance):

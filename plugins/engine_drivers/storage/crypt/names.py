@@ -35,7 +35,7 @@ class Names:
         self._suffix = suffix if encryption == "off" else ""
         self._plain_directories = encryption == "off" or not directories
         self._encode, self._decode = _ENCODINGS[encoding]
-        self._has_versions = encryption == "standard"
+        self._has_versions = encryption != "off"
         if encryption == "standard":
             self._eme = Eme(keys.name, keys.tweak)
             self._hide, self._show = self._encrypt, self._decrypt
@@ -65,7 +65,7 @@ class Names:
 
     def longest(self, limit: int) -> int:
         """Return the most bytes of a part of a name that is stored in `limit` bytes; 0 is no limit."""
-        if not self._has_versions:
+        if self._hide != self._encrypt:
             return max(1, limit - max(len(self._suffix), len("255."))) if limit else 0
         if not limit:
             return LONGEST
@@ -80,17 +80,13 @@ class Names:
 
     def _hide_file(self, part: str) -> str:
         plain, version = self._without_version(part)
-        return self._hide(plain) + version + self._suffix
+        return _with_version(self._hide(plain), version) + self._suffix
 
     def _show_file(self, part: str) -> str:
         if not part.endswith(self._suffix) or part == self._suffix:
             raise Damaged(f"the name {part!r} does not end in {self._suffix}")
         stored, version = self._without_version(part.removesuffix(self._suffix))
-        plain = self._show(stored)
-        if not version:
-            return plain
-        stem, dot, extension = plain.rpartition(".")
-        return f"{stem}{version}{dot}{extension}" if dot else plain + version
+        return _with_version(self._show(stored), version)
 
     def _without_version(self, part: str) -> tuple[str, str]:
         """Take a version's time (rclone's lib/version) out of a name, before its extension: it is not encrypted."""
@@ -120,6 +116,12 @@ class Names:
         except ValueError as err:
             raise Damaged(f"the name {part!r} was not made with this key") from err
         return plain
+
+
+def _with_version(name: str, version: str) -> str:
+    """Put a version's time before the extension of a name."""
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}{version}.{extension}" if version and dot else name + version
 
 
 def _same(part: str) -> str:
