@@ -63,6 +63,7 @@ def _create(managers: Services, body: JsonObject) -> NetworkRecord:
         ipam_options=strings(ipam, "Options"),
         labels=strings(body, "Labels"),
         internal=bool(body.get("Internal")),
+        ipv4=body.get("EnableIPv4") is not False,
         ipv6=bool(body.get("EnableIPv6")),
         attachable=bool(body.get("Attachable")),
     )

@@ -332,6 +332,7 @@ class NetworkManager(Protocol):
         ipam_options: Mapping[str, str] | None,
         labels: Mapping[str, str] | None,
         internal: bool,
+        ipv4: bool,
         ipv6: bool,
         attachable: bool,
     ) -> NetworkRecord: ...

@@ -34,7 +34,7 @@ class Member:
     internal: bool = False
     """The network has no way to the outside."""
     servers: tuple[str, ...] = ()
-    """The name servers that the container was given (--dns)."""
+    """The name servers that the container was given (--dns), or that came with its lease."""
     ndots: int = 0
     """Above 0: a person wants names without dots completed from the search list, so they are not forwarded."""
 
@@ -58,7 +58,7 @@ def member_of(endpoint: Attachment, network: NetworkRecord) -> Member:
         services=frozenset(published | set(_exposed(container.exposed))),
         named=not network.predefined,
         internal=network.internal,
-        servers=container.dns,
+        servers=container.dns or (endpoint.lease.dns if endpoint.lease else ()),
         ndots=container.ndots,
     )
 

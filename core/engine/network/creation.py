@@ -85,7 +85,9 @@ class Creation:
         id = secrets.token_hex(32)
         own = next((name for f in own_link_fields(model) if (name := str(getattr(options, f)))), "")
         adopted = adopts_own_link(options)
-        request = self._with_adopted_pools(request, own) if adopted else request
+        ipam_driver = request.ipam_driver if request.ipam_driver not in ("", "default") else DEFAULT_IPAM
+        if adopted and not self._leases(ipam_driver):
+            request = self._with_adopted_pools(request, own)
         record = NetworkRecord(
             id=id,
             name=request.name,
@@ -93,7 +95,7 @@ class Creation:
             scope=caps.scope,
             created=now(),
             given=dict(request.options),
-            ipam_driver=request.ipam_driver if request.ipam_driver not in ("", "default") else DEFAULT_IPAM,
+            ipam_driver=ipam_driver,
             ipam_options=dict(request.ipam_options),
             labels=dict(request.labels),
             internal=request.internal,
@@ -178,7 +180,7 @@ class Creation:
             raise Conflict(f"the link {name} cannot be adopted", why=f"Engine made it for network {holder}")
         own = hostnet.select(name, frozenset()).addresses
         ipam = [dict(config) for config in request.ipam if config]
-        for family in (4, 6) if request.ipv6 else (4,):
+        for family in sorted(_families(request)):
             if not any(config.get("Subnet") and family_of(str(config["Subnet"])) == family for config in ipam):
                 address = next((a for a in own if family_of(a) == family), None)
                 if address is None:
@@ -198,6 +200,9 @@ class Creation:
 
     # Pools
 
+    def _leases(self, ipam_driver: str) -> bool:
+        return cast(IpamDriver[Any], self._plugins.get(IPAM, ipam_driver)).caps.leases
+
     def refreshed(self, record: NetworkRecord, caps: NetworkCaps) -> NetworkRecord:
         """Return a network that nobody uses yet with other pools, if the host has routes to its pools by now.
 
@@ -215,7 +220,7 @@ class Creation:
     ) -> tuple[Pool, ...]:
         options = ipam_options(self._plugins, record.ipam_driver, dict(record.ipam_options))
         host_gateway = caps.host_gateway and not record.adopted
-        if cast(IpamDriver[Any], self._plugins.get(IPAM, record.ipam_driver)).caps.leases:
+        if self._leases(record.ipam_driver):
             if any(ipam) or wanted != {4}:
                 raise InvalidParameter(
                     "a network whose addresses are leased has no subnets",

@@ -105,6 +105,7 @@ class NetworkManager:
         ipam_options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         internal: bool = False,
+        ipv4: bool = True,
         ipv6: bool = False,
         attachable: bool = False,
     ) -> NetworkRecord:
@@ -122,6 +123,7 @@ class NetworkManager:
             ipam_options=ipam_options or {},
             labels=labels or {},
             internal=internal,
+            ipv4=ipv4,
             ipv6=ipv6,
             attachable=attachable,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.filters import check_known, has_label, labels_match
 from engine.network.model import Attachment, NetworkRecord
+from engine.network.usage import usage
 from engine.spec.errors import InvalidParameter
 from engine.spec.values import family_of
 
@@ -16,7 +17,7 @@ FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
 PRUNE_FILTERS = ("label", "label!", "until")
 
 
-def inspection(record: NetworkRecord, endpoints: Iterable[Attachment]) -> JsonObject:
+def inspection(record: NetworkRecord, endpoints: Sequence[Attachment]) -> JsonObject:
     """Return GET /networks/ID."""
     return {
         "Name": record.name,
@@ -24,7 +25,7 @@ def inspection(record: NetworkRecord, endpoints: Iterable[Attachment]) -> JsonOb
         "Created": record.created,
         "Scope": record.scope,
         "Driver": record.driver,
-        "EnableIPv4": True,
+        "EnableIPv4": not record.pools or any(family_of(p.subnet) == 4 for p in record.pools),
         "EnableIPv6": record.ipv6,
         "IPAM": {
             "Driver": "default" if record.ipam_driver == "range" else record.ipam_driver,
@@ -39,6 +40,7 @@ def inspection(record: NetworkRecord, endpoints: Iterable[Attachment]) -> JsonOb
         "Containers": {e.container.id: _member(e) for e in endpoints},
         "Options": dict(record.given),
         "Labels": dict(record.labels),
+        "Status": {"IPAM": {"Subnets": usage(record, endpoints)}},
     }
 
 

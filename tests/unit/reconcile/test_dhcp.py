@@ -52,7 +52,8 @@ def test_checksums():
 def test_an_answer_is_read():
     data = reply(
         option(dm.TYPE, b"\x05"), option(dm.MASK, b"\xff\xff\xf0\0"), option(dm.SERVER, b"\xc0\0\2\1"),
-        option(dm.SECONDS, struct.pack("!I", 3600)), option(dm.DNS, b"\xc0\0"), b"\0\0", option(dm.DNS, b"\2\1\1\1\1\1"),
+        option(dm.SECONDS, struct.pack("!I", 3600)), option(dm.DNS, b"\xc0\0"), b"\0\0",
+        option(dm.DNS, b"\2\1\1\1\1\1"),
         option(dm.ROUTERS, b"\xc0\0\2\1\xc0\0\2\2"), option(dm.DOMAIN, b"lan\0"), b"\xff", b"after the end",
     )  # fmt: skip
     answer = dm.decode(data)

@@ -43,6 +43,7 @@ def create(
     ipam_opt: Annotated[
         Many, option("--ipam-opt", metavar="KEY=VALUE", help="Option of that driver", panel="Addresses")
     ] = None,
+    ipv4: Annotated[bool, option("--ipv4/--no-ipv4", help="IPv4", panel="Addresses")] = True,
     ipv6: Annotated[bool, option("--ipv6", help="Also IPv6", panel="Addresses")] = False,
     internal: Annotated[bool, option("--internal", help="No way to the outside")] = False,
     attachable: Annotated[bool, option("--attachable", help="Containers may join by hand")] = False,
@@ -58,6 +59,7 @@ def create(
         "Scope": scope,
         "Internal": internal,
         "Attachable": attachable,
+        "EnableIPv4": ipv4,
         "EnableIPv6": ipv6 or any(":" in text for text in subnet or ()),
         "IPAM": {
             "Driver": ipam_driver or "default",
