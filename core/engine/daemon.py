@@ -38,6 +38,7 @@ from engine.reconcile.applier import Tag
 from engine.reconcile.appliers import mount_appliers, network_appliers
 from engine.reconcile.mounts import make_private
 from engine.reconcile.reconciler import Reconciler
+from engine.reconcile.settings import Settings
 from engine.reconcile.watch import Watch
 from engine.runtime import cgroup
 from engine.runtime.conmon import Conmon
@@ -82,7 +83,8 @@ class Engine:
         self.events.subscribe(self.plugins.emit)
         make_private(run)
         # Two, each with a thread of its own: a mount that hangs (a dead NFS server) must not hold up the networks.
-        self.links = Reconciler(self.tag, network_appliers(self.tag))
+        self._settings = Settings()
+        self.links = Reconciler(self.tag, network_appliers(self.tag, self._settings))
         self.mounts = Reconciler(self.tag, mount_appliers((run,)))
         self.doctor = Doctor((self.links, self.mounts))
         self.runtime = probe_runtime(run, options.runtime or None)
@@ -135,7 +137,7 @@ class Engine:
         self.doctor.collect()
         self.doctor.mend()
         self.containers.resume(living)
-        self._watch = Watch(self.links, self._host_changed)
+        self._watch = Watch(self.links, self._host_changed, self._settings)
 
     def _host_changed(self, lost: Collection[str]) -> None:
         """Somebody else changed the host's network: repair what is ours, and follow what is not."""
@@ -181,6 +183,7 @@ class Engine:
             self.doctor.collect()
             cgroup.remove(self._cgroup)
         self.links.close()
+        self._settings.close()
         self.mounts.close()
         self.events.close()
         self.state.close()

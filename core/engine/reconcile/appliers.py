@@ -10,12 +10,13 @@ from engine.reconcile.data import DataApplier
 from engine.reconcile.mounts import MountApplier
 from engine.reconcile.netlink import NetlinkApplier
 from engine.reconcile.nft import NftApplier
+from engine.reconcile.settings import Settings
 from engine.reconcile.sysctl import SysctlApplier
 
 
-def network_appliers(tag: Tag) -> list[Applier]:
-    """Return the appliers of everything that networks need."""
-    return [NetlinkApplier(tag), SysctlApplier(), NftApplier(tag)]
+def network_appliers(tag: Tag, settings: Settings | None = None) -> list[Applier]:
+    """Return the appliers of everything that networks need; `settings` watches the kernel parameters that they set."""
+    return [NetlinkApplier(tag), SysctlApplier(settings), NftApplier(tag, settings)]
 
 
 def mount_appliers(roots: Sequence[str | os.PathLike[str]]) -> list[Applier]:

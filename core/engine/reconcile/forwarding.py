@@ -12,6 +12,7 @@ from engine.reconcile import messages as m
 from engine.reconcile.observation import number
 from engine.reconcile.rtnetlink import Message, NetlinkSocket, attr, attributes
 from engine.reconcile.ruleset import is_everywhere
+from engine.reconcile.settings import Settings
 from engine.spec.links import PortMap
 from engine.spec.values import pack
 
@@ -23,7 +24,9 @@ _SWITCH = {4: IPV4 / "ip_forward", 6: IPV6 / "all" / "forwarding"}
 class Forwarding:
     """Reads and sets the switches in the namespace of the calling thread; remembers what it has set."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        """`settings` watches the switches that are on."""
+        self._settings = settings
         self._on: set[int] = set()
         self._open: set[int] = set()
 
@@ -33,9 +36,15 @@ class Forwarding:
             on = _SWITCH[family].read_text().strip() != "0"
         except FileNotFoundError:
             return family == 6
-        if not on:
+        if on:
+            self._keep(_SWITCH[family])
+        else:
             self._on.discard(family)
         return on
+
+    def _keep(self, switch: Path) -> None:
+        if self._settings and switch.exists():
+            self._settings.keep(switch, "1")
 
     def turn_on(self, family: int) -> None:
         """Forward packets of a family.
@@ -51,6 +60,7 @@ class Forwarding:
                 if accept.parent.name not in ("all", "default", "lo") and accept.read_text().strip() == "1":
                     accept.write_text("2")
         _SWITCH[family].write_text("1")
+        self._keep(_SWITCH[family])
         self._on.add(family)
 
     def let_loopback_reach(self, port: PortMap) -> None:
@@ -58,6 +68,7 @@ class Forwarding:
         index, name = _way(port)
         if index and index not in self._open:
             _loopback_switch(name).write_text("1")
+            self._keep(_loopback_switch(name))
             self._open.add(index)
 
     def loopback_reaches(self, port: PortMap) -> bool:
@@ -66,6 +77,8 @@ class Forwarding:
         open_ = not index or _loopback_switch(name).read_text().strip() == "1"
         if not open_:
             self._open.discard(index)
+        elif index:
+            self._keep(_loopback_switch(name))
         return open_
 
 

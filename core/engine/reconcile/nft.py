@@ -27,6 +27,7 @@ from engine.reconcile.ruleset import (
     read_elements,
     script,
 )
+from engine.reconcile.settings import Settings
 from engine.spec.links import PortMap, Segment
 from engine.spec.resource import Key, Resource
 
@@ -38,13 +39,14 @@ class NftApplier:
 
     families: ClassVar[frozenset[str]] = _FAMILIES | {"firewall"}
 
-    def __init__(self, tag: Tag) -> None:
+    def __init__(self, tag: Tag, settings: Settings | None = None) -> None:
+        """`settings` watches the kernel's switches that the firewall relies on."""
         self._table = tag.table
         self._where = f"inet {tag.table}"
         self._nft = Nft()
         self._hot = HotElements(tag.table)
         self._foreign = ForeignFirewall(self._nft, tag.table)
-        self._forwarding = Forwarding()
+        self._forwarding = Forwarding(settings)
         self._ready = False
 
     def create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:

@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 
 from engine.reconcile import netns
 from engine.reconcile.applier import BatchError, Context, Difference
+from engine.reconcile.settings import Settings
 from engine.spec.links import Sysctl
 from engine.spec.resource import Key, Resource
 
@@ -28,6 +29,10 @@ class SysctlApplier:
 
     families: ClassVar[frozenset[str]] = frozenset({"sysctl"})
 
+    def __init__(self, settings: Settings | None = None) -> None:
+        """`settings` watches the host's parameters."""
+        self._settings = settings
+
     def create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:
         """Set values."""
         done: list[Resource] = []
@@ -36,10 +41,15 @@ class SysctlApplier:
             with _place(batch[0], context):
                 for current in batch:
                     path_of(cast(Sysctl, current)).write_text(cast(Sysctl, current).value)
+                    self._keep(cast(Sysctl, current))
                     done.append(current)
         except OSError as err:
             raise BatchError(current, err, done, errno=err.errno or 0) from err
         return done
+
+    def _keep(self, item: Sysctl) -> None:
+        if self._settings and item.ns == "host":
+            self._settings.keep(path_of(item), item.value)
 
     def update(self, old: Resource, new: Resource, context: Context) -> None:
         """Set one value."""
@@ -57,6 +67,7 @@ class SysctlApplier:
             try:
                 with _place(item, contexts[key]):
                     seen = path_of(parameter).read_text()
+                    self._keep(parameter)
             except OSError:  # no such parameter (its link is not there), or no such sandbox
                 found.append(Difference(key, "missing", owner=contexts[key].owner, resource=item))
                 continue

@@ -1,4 +1,5 @@
-"""Noticing that somebody else changed the host: a thread that listens to rtnetlink and nftables notifications.
+"""Noticing that somebody else changed the host: a thread that listens to rtnetlink and nftables notifications, and
+watches kernel parameters.
 
 Only losses are of interest (a link, an address, a route, a rule), and links that are not ours but that plans rely on:
 whether they are there, and what they are like.
@@ -22,6 +23,7 @@ from engine.reconcile.foreign_firewall import CHAIN as DOCKER_USER
 from engine.reconcile.observation import number, read_link
 from engine.reconcile.reconciler import Reconciler
 from engine.reconcile.rtnetlink import SO_RCVBUFFORCE, NetlinkSocket, attributes, split, text
+from engine.reconcile.settings import Settings
 
 log = logging.getLogger("engine.reconcile")
 
@@ -30,8 +32,8 @@ QUIET = 0.05
 LONGEST = 0.5
 """Seconds after the first event when the call comes anyway."""
 NETLINK_NETFILTER, NFTABLES_GROUP = 12, 7
-LINK, NEIGHBOUR, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6 = 1, 3, 5, 7, 9, 11
-_GROUPS = sum(1 << (group - 1) for group in (LINK, NEIGHBOUR, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6))
+LINK, NEIGHBOUR, QUEUE, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6 = 1, 3, 4, 5, 7, 9, 11
+_GROUPS = sum(1 << (group - 1) for group in (LINK, NEIGHBOUR, QUEUE, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6))
 NFT_SUBSYSTEM = 10
 NEWCHAIN, DELTABLE, DELCHAIN, NEWRULE, DELRULE, DELSET, DELSETELEM, NEWGEN = 3, 2, 5, 6, 8, 11, 14, 15
 GEN_PROC_PID = 2
@@ -46,8 +48,15 @@ class Watch:
     thread that is in the host's network namespace.
     """
 
-    def __init__(self, reconciler: Reconciler, on_change: Callable[[frozenset[str]], object]) -> None:
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        on_change: Callable[[frozenset[str]], object],
+        settings: Settings | None = None,
+    ) -> None:
+        """`settings` are the kernel parameters that the reconciler's appliers set; None: they are not watched."""
         self._reconciler = reconciler
+        self._settings = settings
         self._on_change = on_change
         self._names = NetlinkSocket()
         self._route = _listener(socket.NETLINK_ROUTE, _GROUPS)
@@ -69,6 +78,8 @@ class Watch:
         poll = select.poll()
         for sock in (self._route, self._nft, self._stop_read):
             poll.register(sock, select.POLLIN)
+        if self._settings is not None:
+            poll.register(self._settings, select.POLLIN)
         first: float | None = None
         while True:
             ready = poll.poll(None if first is None else QUIET * 1000)
@@ -76,7 +87,7 @@ class Watch:
                 return
             relevant = False
             for descriptor, _ in ready:
-                relevant |= self._read(self._route if descriptor == self._route.fileno() else self._nft)
+                relevant |= self._read(descriptor)
             now = time.monotonic()
             if relevant and first is None:
                 first = now
@@ -91,7 +102,10 @@ class Watch:
         except Exception:  # the watch must outlive a failed repair
             log.exception("a repair after a change of the host failed")
 
-    def _read(self, sock: socket.socket) -> bool:
+    def _read(self, descriptor: int) -> bool:
+        if self._settings and descriptor == self._settings.fileno():
+            return self._settings.changed()
+        sock = self._route if descriptor == self._route.fileno() else self._nft
         try:
             data = sock.recv(1 << 18)
         except OSError as err:
@@ -116,6 +130,10 @@ class Watch:
         if kind == m.RTM_DELROUTE:
             ours = struct.unpack_from("=5xB", body)[0] == self._reconciler.tag.proto
             return ours and self._concerns(number(attributes(body, 12).get(m.RTA_OIF)))
+        if kind in (m.RTM_DELQDISC, m.RTM_DELTFILTER):
+            index, handle, parent = struct.unpack_from("=4xiII", body)
+            ours = m.INGRESS_HANDLE in (handle, parent) or (parent, handle) == (m.TC_H_ROOT, m.TBF_HANDLE)
+            return ours and self._concerns(index)
         if kind == m.RTM_DELNEIGH:
             family, index, state = struct.unpack_from("=BxxxiH", body)
             found = attributes(body, 12)
