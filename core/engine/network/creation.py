@@ -171,7 +171,7 @@ class Creation:
     def _with_adopted_pools(self, request: NetworkRequest, name: str) -> NetworkRequest:
         """Return a request with the subnets and gateways of the adopted host link where it asks for no others.
 
-        Raises InvalidParameter without a name or a subnet, Unavailable if there is no such link, Conflict if it is ours.
+        Raises InvalidParameter without a name or a subnet, Unavailable if there is no such link, Conflict if ours.
         """
         if not name:
             raise InvalidParameter("the link to adopt is not named", hint="Give -o name=…", driver=request.driver)
@@ -282,7 +282,7 @@ def _families(request: NetworkRequest) -> set[int]:
     for config in request.ipam:
         subnet = str(config.get("Subnet") or "")
         if subnet and family_of(subnet) == 4 and 4 not in families:
-            raise InvalidParameter(f"the subnet {subnet} is of IPv4, which is turned off", hint="Leave out --ipv4=false")
+            raise InvalidParameter(f"the subnet {subnet} is of IPv4, which is turned off", hint="Leave out --ipv4")
         if subnet and family_of(subnet) == 6:
             families.add(6)
     return families

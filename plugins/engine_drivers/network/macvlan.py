@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import AliasChoices
 
+from engine_drivers.network.on_parent import addresses_and_routes, parent_plan
 from engine_sdk import (
     Endpoint,
     Field,
@@ -19,7 +20,6 @@ from engine_sdk import (
     host_shim,
     shim_routes,
 )
-from engine_drivers.network.on_parent import addresses_and_routes, parent_plan
 
 
 class MacvlanOptions(NetworkOptions):

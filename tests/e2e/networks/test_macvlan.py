@@ -155,5 +155,5 @@ def test_ipv6_alone(clean: EngineHost) -> None:
     (shown,) = json.loads(clean.engine("network", "inspect", "six").stdout)
     assert (shown["EnableIPv4"], shown["EnableIPv6"]) == (False, True)
     assert [usage["IPsInUse"] for usage in shown["Status"]["IPAM"]["Subnets"].values()] == [4]
-    done = clean.engine("network", "create", "--ipv4=false", "none", check=False)
+    done = clean.engine("network", "create", "--ipv4=false", "nothing", check=False)
     assert "needs IPv4, IPv6 or both" in done.stderr
