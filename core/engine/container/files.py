@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import posixpath
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from engine.container import layer
 from engine.container.config import Config
@@ -17,6 +19,37 @@ from engine.events import EventBus
 from engine.image.manager import ImageManager
 from engine.runtime import archive
 from engine.spec.errors import Forbidden, NotFound
+
+T = TypeVar("T")
+
+
+class _Held(Generic[T]):
+    """Holds a context open in a thread of its own: whoever reads a tar to its end is another thread than the one that
+    asked for it, and a lock can be left only by the thread that took it.
+    """  # fmt: skip
+
+    def __init__(self, context: AbstractContextManager[T]) -> None:
+        """Enter; raises what entering raises."""
+        self._leave = threading.Event()
+        self._entered: Future[T] = Future()
+        self._left: Future[None] = Future()
+        threading.Thread(target=self._run, args=(context,), name="container-files", daemon=True).start()
+        self.value = self._entered.result()
+
+    def _run(self, context: AbstractContextManager[T]) -> None:
+        try:
+            with context as value:
+                self._entered.set_result(value)
+                self._leave.wait()
+        except BaseException as err:  # noqa: BLE001 - raised in the thread that asked
+            (self._left if self._entered.done() else self._entered).set_exception(err)
+        else:
+            self._left.set_result(None)
+
+    def close(self) -> None:
+        """Leave; raises what leaving raises."""
+        self._leave.set()
+        self._left.result()
 
 
 class Archive:
@@ -37,6 +70,13 @@ class Archive:
         self._held.close()
 
 
+def _held(context: AbstractContextManager[T], stack: ExitStack) -> T:
+    """Enter a context that any thread may leave through `stack`."""
+    held = _Held(context)
+    stack.callback(held.close)
+    return held.value
+
+
 class ContainerFiles:
     """Files of all containers, whether they run or not."""
 
@@ -54,7 +94,7 @@ class ContainerFiles:
     def get(self, container: Container, path: str) -> Archive:
         """Return a tar of a path."""
         with ExitStack() as held:
-            root, inner, _ = held.enter_context(self._root(container, path))
+            root, inner, _ = _held(self._root(container, path), held)
             result = Archive(archive.get(root, inner), held.pop_all())
         self._emit(container, "archive-path")
         return result
@@ -74,7 +114,7 @@ class ContainerFiles:
     def export(self, container: Container) -> Archive:
         """Return a tar of the whole root file system, without what is mounted in it."""
         with ExitStack() as held:
-            rootfs = held.enter_context(self._mounted(container))
+            rootfs = _held(self._mounted(container), held)
             result = Archive(archive.export(rootfs), held.pop_all())
         self._emit(container, "export")
         return result
