@@ -100,7 +100,13 @@ class Engine:
         )
         self.names = NameService()
         self.networks = NetworkManager(
-            self.state, self.plugins, self.links, netns_root=run / "netns", events=self.events, names=self.names
+            self.state,
+            self.plugins,
+            self.links,
+            netns_root=run / "netns",
+            events=self.events,
+            names=self.names,
+            fixed=lambda network: self._store.fixed_addresses(network),
         )
         self.volumes = VolumeManager(
             self.state, self.plugins, self.mounts, root=data / "volumes", run_root=run / "vol", events=self.events

@@ -34,6 +34,17 @@ class ContainerStore:
             containers = list(self._containers.values())
         return sorted(containers, key=lambda c: c.created, reverse=True)
 
+    def fixed_addresses(self, network: str) -> dict[str, str]:
+        """Return the addresses that containers must have on a network, running or not, with the container's id."""
+        with self._guard:
+            wishes = [
+                (endpoint.settings.ipam_config, container.id)
+                for container in self._containers.values()
+                for endpoint in container.endpoints
+                if endpoint.network == network
+            ]
+        return {a: id for wish, id in wishes for a in (wish.ipv4_address, wish.ipv6_address) if a}
+
     def get(self, ref: str) -> Container:
         """Return a container by id, name or unique prefix of its id.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -22,8 +22,8 @@ from engine.state import State
 
 GROUP = IpamDriver.GROUP
 Chosen = tuple[Pool, str]
-
-
+Fixed = Callable[[str], Mapping[str, str]]
+"""Returns, of a network's id, the addresses that containers must have when they run, with the containers' ids."""
 STRANGER_SECONDS = 300.0
 """For so long an address that a stranger on the wire has is not tried again."""
 
@@ -34,10 +34,13 @@ class TakenAddresses:
     def __init__(self, owners: dict[str, str]) -> None:
         self.owners = owners
         self.last: str | None = next(reversed(owners), None)
+        self.fixed: Set[str] = frozenset()
         self._strangers: dict[str, float] = {}
 
     def __contains__(self, address: object) -> bool:
-        return address in self.owners or self._strangers.get(str(address), 0.0) > time.monotonic()
+        if address in self.owners or address in self.fixed:
+            return True
+        return self._strangers.get(str(address), 0.0) > time.monotonic()
 
     def seen(self, address: str) -> None:
         """Note that somebody who is not ours has an address."""
@@ -47,9 +50,10 @@ class TakenAddresses:
 class Addresses:
     """What is taken in every pool of every network."""
 
-    def __init__(self, state: State, plugins: Plugins) -> None:
+    def __init__(self, state: State, plugins: Plugins, fixed: Fixed) -> None:
         self._state = state
         self._plugins = plugins
+        self._fixed = fixed
         self._spaces: dict[str, TakenAddresses] = {}
 
     def taken(self, record: NetworkRecord, pool: Pool) -> TakenAddresses:
@@ -74,6 +78,9 @@ class Addresses:
         `names` are containers' names by endpoint, for messages. Raises InvalidParameter for an address that no pool
         has, Conflict for one that is taken, Unavailable when all pools of a family are full.
         """
+        # What a container that does not run must have is nobody else's: it would not start again.
+        fixed = {a for a, holder in self._fixed(record.id).items() if holder != container.id}
+        fixed -= {settings.ip, settings.ip6}
         chosen = []
         for family, wanted in ((4, settings.ip), (6, settings.ip6)):
             pools = [p for p in record.pools if family_of(p.subnet) == family]
@@ -86,6 +93,8 @@ class Addresses:
                         f"no subnet of network {record.name} has the address {wanted}", hint=f"Its subnets: {subnets}"
                     )
             if pools:
+                for pool in pools:
+                    self.taken(record, pool).fixed = fixed
                 chosen.append(self._choose(record, pools, wanted, settings, container, names))
         return chosen
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.network import views
-from engine.network.addresses import Addresses
+from engine.network.addresses import Addresses, Fixed
 from engine.network.attaching import FAMILIES, Attaching, check_ports, elect
 from engine.network.creation import Creation, NetworkRequest
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
@@ -66,6 +66,7 @@ class NetworkManager:
         netns_root: Path,
         events: Events,
         names: Names | None = None,
+        fixed: Fixed = lambda network: {},
     ) -> None:
         self._reconciler = reconciler
         self._netns_root = netns_root
@@ -74,7 +75,7 @@ class NetworkManager:
         self._store = NetworkStore(state, self._names)
         self._planner = Planner(plugins, self._own_links, self._vlans)
         self._creation = Creation(plugins, self._planner, self._store.networks)
-        self._addresses = Addresses(state, plugins)
+        self._addresses = Addresses(state, plugins, fixed)
         self._attaching = Attaching(
             state, self._store, self._creation, self._planner, self._addresses, reconciler, plugins
         )

@@ -240,8 +240,8 @@ def _hanging_message(item: Resource, index: int, proto: int, *, replace: bool = 
             return m.address(item, index, proto)
         case Route():
             return m.route(item, index, proto, flags=flags)
-        case Neighbour():
-            return m.neighbour(item, index, proto, flags=flags)
+        case Neighbour():  # in the place of what the kernel has learnt, or asks for in vain, by itself
+            return m.neighbour(item, index, proto, flags=_REPLACE)
         case ForwardingEntry():
             return m.forwarding_entry(item, index, flags=flags)
         case Shape():

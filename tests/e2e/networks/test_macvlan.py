@@ -157,3 +157,13 @@ def test_ipv6_alone(clean: EngineHost) -> None:
     assert [usage["IPsInUse"] for usage in shown["Status"]["IPAM"]["Subnets"].values()] == [4]
     done = clean.engine("network", "create", "--ipv4=false", "nothing", check=False)
     assert "needs IPv4, IPv6 or both" in done.stderr
+
+
+def test_the_address_of_a_stopped_container_is_kept_for_it(clean: EngineHost) -> None:
+    clean.engine("network", "create", "--subnet", "10.82.0.0/24", "kept")
+    clean.engine("run", "-d", "--name", "first", "--network", "kept", "--ip", "10.82.0.2", "busybox", "sleep", "1000")
+    clean.engine("stop", "-t", "0", "first")
+    clean.engine("run", "-d", "--name", "second", "--network", "kept", "busybox", "sleep", "1000")
+    assert address(clean, "second", "kept") == "10.82.0.3"
+    clean.engine("start", "first")
+    assert address(clean, "first", "kept") == "10.82.0.2"

@@ -103,3 +103,15 @@ def test_usage_of_pools(host):
     assert shown["10.79.0.0/24"] == {"IPsInUse": 5, "DynamicIPsAvailable": 14}
     assert shown["fd79::/64"]["IPsInUse"] == 3
     host.end(a)
+
+
+def test_an_address_that_a_container_must_have_is_kept_for_it(host, monkeypatch):
+    host.networks.create("net", ipam=[{"Subnet": "10.80.0.0/29", "Gateway": "10.80.0.1"}])
+    fixed = {"10.80.0.2": "some other container", "10.80.0.4": b"b".hex().ljust(64, "0")}
+    monkeypatch.setattr(host.networks._addresses, "_fixed", lambda network: fixed)
+    a, b = host.container("a", "net"), host.container("b", "net")
+    assert (a.address(4), b.address(4)) == ("10.80.0.3", "10.80.0.4")
+    c = host.container("c", "net", ip="10.80.0.2")  # who asks for it gets it, while the other one does not run
+    assert c.address(4) == "10.80.0.2"
+    for endpoint in (a, b, c):
+        host.end(endpoint)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.reconcile.watch import Watch
-from engine.spec.errors import Unavailable
+from engine.spec.errors import Conflict, Unavailable
 
 from .test_conflicts import SUBNETS
 
@@ -114,3 +114,26 @@ def test_a_container_leaves_while_the_parent_is_away(host, lan, run, home):
     (left,) = host.networks.attachments(a.container.id)
     assert left.gateways  # the default route has passed over
     host.end(left)
+
+
+def test_a_parent_that_is_down_is_no_reason_to_fail(host, lan, run, ping, home, watched):
+    run("ip", "link", "set", "p0", "down")
+    a = host.container("a", "home")
+    assert addresses(run, a) == {*a.addresses, *a.gateways}
+    run("ip", "link", "set", "p0", "up")
+    run("ip", "address", "add", "2001:db8:2::2/64", "dev", "p0", "nodad")  # IPv6 addresses go with a link that is down
+    assert ping(lan.path, a.address(4))
+    until(lambda: ping(HERE, a.address(6), tries=1), "the container by IPv6")
+    until(lambda: host.reconciler.diff(sandboxes=True) == [], "agreement")
+    host.end(a)
+
+
+def test_two_networks_on_one_parent_for_one_container(host, lan):
+    for name, subnet in (("one", "198.18.1.0/24"), ("two", "198.18.2.0/24")):
+        options = {"parent": "p0", "mode": "passthru"}
+        host.networks.create(name, "macvlan", options=options, ipam=[{"Subnet": subnet}])
+    a = host.container("a", "one")
+    with pytest.raises(Conflict, match="passthru"):
+        host.container("b", "two")
+    host.end(a)
+    host.end(host.container("b", "two"))
