@@ -20,7 +20,13 @@ from engine.spec.values import Rate
 class Options(BaseModel):
     """Base of a driver's options: frozen, unknown names refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # what was given may be a secret in the wrong place
+    )
 
 
 class NetworkOptions(Options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,19 +55,27 @@ class HttpDriver(StorageDriver[HttpOptions]):
         location.need_host("host", driver="http")
         if location.user:
             raise InvalidParameter("the URL names a user", driver="http", hint="Write -o user=NAME")
-        translate = Translator("http", secrets.values())
+        authorization = _authorization(options, secrets)
+        translate = Translator("http", [*secrets.values(), authorization.rpartition(" ")[2].encode()])
         with translate(f"opening {url}"):
             import aiohttp
 
             session: dict[str, object] = {
                 "timeout": aiohttp.ClientTimeout(total=options.deadline, sock_connect=options.deadline / 2)
             }
-            if options.user:
-                password = secrets.get("password", b"").decode().rstrip("\n")
-                session["auth"] = aiohttp.BasicAuth(options.user, password)
-            if "token" in secrets:
-                session["headers"] = {"Authorization": f"Bearer {secrets['token'].decode().strip()}"}
+            if authorization:
+                session["headers"] = {"Authorization": authorization}
             fs = filesystem("http", client_kwargs=session)
         store = _HttpStore(fs, url.rstrip("/"), caps=_CAPS, translate=translate, deadline=options.deadline + 1)
         store.heads_first = True
         return store
+
+
+def _authorization(options: HttpOptions, secrets: Mapping[str, bytes]) -> str:
+    """Return the header's value: a bearer token, or a name and password (RFC 6750, RFC 7617)."""
+    if "token" in secrets:
+        return f"Bearer {secrets['token'].decode().strip()}"
+    if options.user:
+        both = options.user.encode() + b":" + secrets.get("password", b"").removesuffix(b"\n")
+        return f"Basic {base64.b64encode(both).decode()}"
+    return ""

@@ -82,7 +82,8 @@ class FsspecStore(Store):
         self.heads_first = caps.hierarchical
         """Ask what a key is before reading it: it may be a directory."""
         self.fs = fs
-        self.root = root.rstrip("/")
+        self.root = root.rstrip("/") or root[:1]
+        self._base = self.root if self.root in ("", "/") else self.root + "/"  # some have paths without a first slash
         self.translate = translate
         self._deadline = deadline
         self._made: set[str] = set()
@@ -96,7 +97,7 @@ class FsspecStore(Store):
     def path(self, key: str) -> str:
         """Return the path of an object; InvalidParameter for a key that cannot be one."""
         check_key(key, self.caps, driver=self.translate.driver)
-        return f"{self.root}/{key}"
+        return self._base + key
 
     def read(self, path: str, start: int, end: int | None) -> bytes:
         """Read a range. A subclass may know a better way than the file system's `cat_file`."""
@@ -200,11 +201,13 @@ class FsspecStore(Store):
             raise Conflict(f"{key!r} is a directory of other objects", driver=self.translate.driver)
         directory = directory_of(path)
         try:
-            self.ask(what, lambda: self.fs.makedirs(directory, exist_ok=True))
+            if directory:
+                self.ask(what, lambda: self.fs.makedirs(directory, exist_ok=True))
         except EngineError as err:
             self._refuse_below_a_file(key, err)
             raise
-        temporary = f"{directory}/{_TEMPORARY}{random_names.token_hex(8)}"
+        beginning = path[: path.rfind("/") + 1]
+        temporary = f"{beginning}{_TEMPORARY}{random_names.token_hex(8)}"
         try:
             file = self.ask(what, lambda: self.fs.open(temporary, "wb"))
             try:
@@ -256,7 +259,7 @@ class FsspecStore(Store):
         directory = directory_of(prefix)
         if directory:
             self.path(directory)
-        stats = self._walk(f"{self.root}/{directory}".rstrip("/"), bool(delimiter))
+        stats = self._walk((self._base + directory).rstrip("/"), bool(delimiter))
         if delimiter:
             return level(stats, prefix)
         return (stat for stat in stats if stat.key.startswith(prefix))
@@ -274,7 +277,7 @@ class FsspecStore(Store):
                 elif one_level:
                     yield Stat(key=f"{key}/x", size=0)  # `level` makes a common prefix of it
                 else:
-                    todo.append(f"{self.root}/{key}")
+                    todo.append(self._base + key)
 
     def _key(self, name: str) -> str | None:
         """Return the key of what a listing names; None for the root itself and for what is not below it."""
@@ -287,7 +290,7 @@ class FsspecStore(Store):
     def _ls(self, path: str) -> Sequence[dict[str, Any]]:
         def ls() -> Sequence[dict[str, Any]]:
             try:
-                found = [dict(info) for info in self.fs.ls(path or "/", detail=True)]
+                found = [dict(info) for info in self.fs.ls(path or self.root, detail=True)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
             own = path.strip("/")

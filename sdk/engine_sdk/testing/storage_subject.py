@@ -37,7 +37,7 @@ class StorageSubject(Subject):
         if self._url:
             return self._url
         driver: StorageDriver[Any] = self.driver
-        scheme = next((s for s in driver.schemes if s != "*"), "file")
+        scheme = next((s for s in driver.schemes if s != "*"), self.name)
         return f"{scheme}::file://{directory}" if driver.wraps else f"{scheme}://{directory}"
 
     def open(self, url: str, changes: Mapping[str, Any] | None = None, *, wrong_secrets: bool = False) -> Store:
