@@ -16,6 +16,7 @@ from engine.cli.commands import (
     daemon,
     drivers,
     execute,
+    graph,
     images,
     lifecycle,
     listing,
@@ -58,7 +59,7 @@ _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...]
     ("network", "Networks", (
         ("create", networks.create), ("ls", networks.ls), ("inspect", networks.inspect), ("rm", networks.rm),
         ("prune", networks.prune), ("connect", networks.connect), ("disconnect", networks.disconnect),
-        ("plan", networks.plan),
+        ("plan", networks.plan), ("graph", graph.graph),
     )),
     ("volume", "Volumes", (
         ("create", volumes.create), ("ls", volumes.ls), ("inspect", volumes.inspect), ("rm", volumes.rm),

@@ -1,7 +1,7 @@
-"""Noticing that somebody else changed a kernel parameter that is to keep its value: inotify(7) on files of /proc/sys.
+"""Noticing that somebody else changed a kernel parameter: inotify(7) on files of /proc/sys.
 
-There is no netlink notification for most parameters. Writes by sysctl(8) and the like are seen, through any path of this
-mount of /proc; a parameter that is changed through another mount of it is found at the next repair.
+There is no netlink notification for most parameters. Writes by sysctl(8) and the like are seen, through any path of
+this mount of /proc; a parameter that is changed through another mount of it is found at the next repair.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever the engine made on the host, and somebody deletes, is back in less than a second; containers notice nothing."""
+"""Whatever the engine made on the host, and somebody deletes, is back in a second; containers notice nothing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def table(host: EngineHost) -> str:
 
 
 def deletion(host: EngineHost, item: Resource) -> list[str] | None:
-    """Return the command that deletes a thing; None for what the firewall holds, and what has no presence of its own."""
+    """Return the command that deletes a thing; None for what the firewall holds, and a port's settings."""
     match item["kind"]:
         case "bridge" | "veth" | "ifb" | "macvlan" | "vlan":
             return ["ip", "link", "delete", item["name"]]

@@ -349,3 +349,31 @@ def test_filters() -> None:
     }  # fmt: skip
     with pytest.raises(BadValue):
         pairs.filters(["running"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8080", ("", 8080, 1, None, "tcp")),
+        ("8080/udp", ("", 8080, 1, None, "udp")),
+        ("8080:80", ("", 8080, 1, 80, "tcp")),
+        ("8000-8009", ("", 8000, 10, None, "tcp")),
+        ("8000-8009:80-89", ("", 8000, 10, 80, "tcp")),
+        ("127.0.0.1:8080", ("127.0.0.1", 8080, 1, None, "tcp")),
+        ("127.0.0.1:8080:80/sctp", ("127.0.0.1", 8080, 1, 80, "sctp")),
+        ("[::1]:8080", ("::1", 8080, 1, None, "tcp")),
+        ("[::1]:8080-8081:80", ("::1", 8080, 2, 80, "tcp")),
+    ],
+)
+def test_which_published_ports_are_meant(text: str, expected: tuple[Any, ...]) -> None:
+    found = ports.span("PORT", text)
+    names = ("HostIp", "HostPort", "Count", "ContainerPort", "Protocol")
+    assert tuple(found.get(name) for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "70000", "9-8", "1:2:3:4", "8000-8009:80-81", "80/icmp", "[::1]", "1.2.3.4:"]
+)
+def test_which_are_none(text: str) -> None:
+    with pytest.raises(BadValue):
+        ports.span("PORT", text)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from engine.network.model import PortRequest
-from engine.network.ports import RUN, Ports, port_resources
+from engine.network.model import PortRequest, PortSpan, PublishedPort
+from engine.network.ports import RUN, Ports, carve, port_resources, routed_families
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
-from engine.spec.links import PortMap
+from engine.spec.links import OpenPort, PortMap, Segment
+from engine.spec.resource import Plan
 
 V4 = {4: "10.0.0.2"}
 
@@ -91,3 +92,49 @@ def test_what_an_earlier_process_published_is_taken():
     ports.adopt(publish(Ports(), "a", {"target_port": 1, "host_port": 1}), "a", "old")
     with pytest.raises(Conflict, match="container old"):
         publish(ports, "b", {"target_port": 1, "host_port": 1})
+
+
+RANGE = PublishedPort(protocol="tcp", host_ip="", family=4, host_port=8000, target_port=80, count=10)
+
+
+def span(port: int, count: int = 1, **fields: object) -> PortSpan:
+    return PortSpan.model_validate({"host_port": port, "count": count, **fields})
+
+
+def test_a_piece_is_cut_out_of_a_range():
+    left, taken = carve([RANGE], [span(8003, 2)])
+    assert [(p.host_port, p.target_port, p.count) for p in left] == [(8000, 80, 3), (8005, 85, 5)]
+    assert [(p.host_port, p.target_port, p.count) for _, p in taken] == [(8003, 83, 2)]
+    assert carve([RANGE], [span(7990, 100)]) == ([], [(span(7990, 100), RANGE)])
+    left, taken = carve([RANGE], [span(8000), span(8009)])
+    assert [p.host_port for p in left] == [8001]
+    assert [p.host_port for _, p in taken] == [8000, 8009]
+
+
+@pytest.mark.parametrize("other", [
+    span(8003, protocol="udp"), span(8003, host_ip="127.0.0.1"), span(8003, host_ip="::"), span(8003, target_port=84),
+    span(7999), span(8010),
+])  # fmt: skip
+def test_what_is_not_meant_stays(other: PortSpan):
+    assert carve([RANGE], [other]) == ([RANGE], [])
+
+
+def test_the_address_that_is_shown_and_the_target_may_be_named():
+    assert carve([RANGE], [span(8003, host_ip="0.0.0.0", target_port=83)])[1]
+
+
+def test_ports_of_routed_families_are_opened_and_take_nothing():
+    ports = Ports()
+    targets = {4: "10.0.0.2", 6: "fd00::2"}
+    requests = [PortRequest(target_port=80, host_port=8123)]
+    first = ports.publish(requests, targets, "a", "a", routed=[6])
+    assert [(p.family, p.host_port, p.start) for p in first] == [(4, 8123, 8123), (6, 0, 80)]
+    ports.publish(requests, {6: "fd00::3"}, "b", "b", routed=[6])
+    with pytest.raises(Conflict, match="container a"):
+        ports.publish(requests, targets, "c", "c", routed=[])
+    assert port_resources(first, targets) == [
+        PortMap(protocol="tcp", host_port=8123, target="10.0.0.2", target_port=80),
+        OpenPort(address="fd00::2", protocol="tcp", port=80),
+    ]
+    assert [p.target_port for _, p in carve(first, [span(80)])[1]] == [80]
+    assert routed_families(Plan.of(Segment(link="b", routed=(4,)))) == {4}

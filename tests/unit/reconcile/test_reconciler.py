@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.reconcile.fakes import Data, Early, Late, Sandbox, Setting, Shared, Thing, World
+from tests.unit.reconcile.fakes import TAG, Data, Early, FakeApplier, Late, Sandbox, Setting, Shared, Thing, World
 
+from engine.reconcile.applier import BatchError
+from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import ApplyFailed, Conflict, InvalidParameter, Unavailable, Unsupported
 from engine.spec.links import Extern, Macvlan, Vxlan
 from engine.spec.resource import Opaque, Plan, load_resource
@@ -374,3 +376,75 @@ def test_after_any_history_the_host_is_as_the_last_plan_that_was_accepted(histor
         assert world.applier.host == {}
     finally:
         world.reconciler.close()
+
+
+class Pairs(FakeApplier):
+    """An applier that exchanges things in one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exchanged: list[tuple[list[str], list[str]]] = []
+        self.refuse: BatchError | None = None
+
+    def exchange(self, old, new) -> None:
+        if self.refuse:
+            error, self.refuse = self.refuse, None
+            raise error
+        self.exchanged.append(([i.key[-1] for i in old], [i.key[-1] for i in new]))
+        for item in old:
+            del self.host[("", item.key)]
+        for item in new:
+            self.host[("", item.key)] = item
+
+
+@pytest.fixture
+def pairs() -> tuple[Pairs, Reconciler]:
+    applier = Pairs()
+    reconciler = Reconciler(TAG, [applier])
+    reconciler.apply("one", Plan.of(Thing(name="a"), Thing(name="p", value=1)))
+    reconciler.apply("two", Plan.of(Thing(name="b")))
+    yield applier, reconciler
+    reconciler.close()
+
+
+MOVED = {"one": Plan.of(Thing(name="a")), "two": Plan.of(Thing(name="b"), Thing(name="p", value=2))}
+
+
+def test_a_thing_passes_from_one_owner_to_another_in_one_step(pairs) -> None:
+    applier, reconciler = pairs
+    reconciler.exchange(MOVED)
+    assert applier.exchanged == [(["p"], ["p"])]
+    assert {owner: reconciler.plan_of(owner) for owner in MOVED} == MOVED
+    assert reconciler.diff() == []
+    reconciler.exchange(MOVED)
+    assert len(applier.exchanged) == 1
+    assert reconciler.remove("one") == reconciler.remove("two") == []
+    assert applier.names() == set()
+
+
+def test_a_refused_exchange_changes_nothing(pairs) -> None:
+    applier, reconciler = pairs
+    before = {owner: reconciler.plan_of(owner) for owner in MOVED}
+    applier.refuse = BatchError(Thing(name="p"), OSError(errno.EEXIST, "no"), (), errno=errno.EEXIST)
+    with pytest.raises(ApplyFailed):
+        reconciler.exchange(MOVED)
+    assert {owner: reconciler.plan_of(owner) for owner in MOVED} == before
+    assert reconciler.diff() == []
+
+
+def test_where_something_was_missing_the_host_is_looked_at(pairs) -> None:
+    applier, reconciler = pairs
+    del applier.host[("", Thing(name="p").key)]
+    applier.refuse = BatchError(Thing(name="p"), OSError(errno.ENOENT, "gone"), (), errno=errno.ENOENT)
+    reconciler.exchange(MOVED)
+    assert reconciler.diff() == []
+    assert reconciler.plan_of("two") == MOVED["two"]
+
+
+def test_a_thing_of_a_third_owner_is_not_taken(pairs) -> None:
+    _, reconciler = pairs
+    reconciler.apply("three", Plan.of(Thing(name="q")))
+    with pytest.raises(Conflict, match="already used by three"):
+        reconciler.exchange({"two": Plan.of(Thing(name="b"), Thing(name="q"))})
+    assert reconciler.plan_of("two") == Plan.of(Thing(name="b"))
+    assert reconciler.plan_of("three") == Plan.of(Thing(name="q"))

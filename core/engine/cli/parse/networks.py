@@ -12,8 +12,8 @@ from engine.cli.errors import BadValue, Failure, did_you_mean
 from engine.cli.parse.pairs import ip_address, mac_address
 
 _KEYS = (
-    "name", "alias", "driver-opt", "ip", "ip6", "link-local-ip", "mac-address", "gw-priority", "ifname", "sysctl", "rate",
-    "rate-in",
+    "name", "alias", "driver-opt", "ip", "ip6", "link-local-ip", "mac-address", "gw-priority", "ifname", "sysctl",
+    "rate", "rate-in",
 )  # fmt: skip
 _REPEATED = ("alias", "driver-opt", "link-local-ip", "sysctl")
 _SHORT = {"mac": "mac-address"}

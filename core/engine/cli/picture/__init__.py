@@ -1,0 +1,1 @@
+"""Pictures of networks: what is drawn, and how, as text, SVG and for Graphviz."""
