@@ -198,6 +198,11 @@ class Addresses:
             self._spaces.pop(record.address_space(pool), None)
 
 
+def with_lengths(chosen: Sequence[Chosen]) -> tuple[str, ...]:
+    """Return chosen addresses with the lengths of their subnets."""
+    return tuple(f"{address}/{pool.subnet.partition('/')[2]}" for pool, address in chosen)
+
+
 def check_address(value: str, family: int) -> str:
     """Return an address in normal form. Raises InvalidParameter."""
     try:

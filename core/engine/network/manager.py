@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 from engine.network import views
 from engine.network.addresses import Addresses, Fixed
-from engine.network.attaching import FAMILIES, Attaching, check_ports, elect
+from engine.network.attaching import FAMILIES, Attaching, check_ports
 from engine.network.creation import Creation, NetworkRequest
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
 from engine.network.names import Names, NoNames
 from engine.network.planner import Planner
 from engine.network.publishing import Publishing
+from engine.network.replanning import announce, elect
 from engine.network.store import NetworkStore
 from engine.plugins import Plugins
 from engine.reconcile import netns
@@ -256,7 +257,7 @@ class NetworkManager:
         try:
             self._names.attached(container.id, sandbox)
             if held:
-                self._attaching.reroute(container.id)
+                self._attaching.replanning.reroute(container.id)
                 self.publishing.follow(container.id)
         except BaseException:
             self.detach(container.id, record.id)
@@ -319,7 +320,7 @@ class NetworkManager:
             self.publishing.follow(container_id, record.id)
         self._detach(self._store.endpoint(found[0].id) or found[0], namespace_gone=namespace_gone)
         if not namespace_gone:
-            self._attaching.reroute(container_id)
+            self._attaching.replanning.reroute(container_id)
 
     def detach_all(self, container_id: str, *, shared: bool = False) -> None:
         """Take a container that has ended off all its networks.
@@ -412,7 +413,7 @@ class NetworkManager:
         for record in self._store.networks():
             if record.links and self._store.endpoints_of(record.id):
                 try:
-                    self._attaching.follow_links(record.id)
+                    self._attaching.replanning.follow_links(record.id)
                 except EngineError as err:
                     log.warning("network %s does not follow its links: %s", record.name, err)
 
@@ -420,7 +421,7 @@ class NetworkManager:
         """Tell shared wires of endpoints whose links were made anew; `owners` is as in the reconciler's reports."""
         for endpoint in self._store.endpoints():
             if endpoint.owner in owners and self._planner.caps(endpoint.driver).shares_wire:
-                self._attaching.announce(endpoint)
+                announce(endpoint)
 
     def plan(self, ref: str, *, sandboxes: bool = True) -> Sequence[OwnerPlan]:
         """Return what a network and its endpoints want and what is not so, without changing anything.

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from engine.network.attaching import elect
 from engine.network.model import Attachment, PortRequest, PortSpan, PublishedPort
 from engine.network.planner import Planner
 from engine.network.ports import Ports, carve, port_resources, targets_of
+from engine.network.replanning import elect
 from engine.network.store import NetworkStore
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import InvalidParameter, NotFound, Unsupported

@@ -2,9 +2,9 @@
 
 import pytest
 
-from engine.network.attaching import elect
 from engine.network.manager import NetworkManager
 from engine.network.model import ContainerRef, EndpointSettings, PortRequest
+from engine.network.replanning import elect
 from engine.plugins import Plugins
 from engine.reconcile.applier import Sandbox
 from engine.spec.errors import (
