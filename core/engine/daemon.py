@@ -45,6 +45,7 @@ from engine.runtime.conmon import Conmon
 from engine.runtime.probe import probe_runtime
 from engine.spec.errors import Conflict, Forbidden
 from engine.state import State
+from engine.titles import title_of
 from engine.volume.manager import VolumeManager
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Engine:
         self._settings = Settings()
         self.links = Reconciler(self.tag, network_appliers(self.tag, self._settings))
         self.mounts = Reconciler(self.tag, mount_appliers((run,)))
-        self.doctor = Doctor((self.links, self.mounts))
+        self.doctor = Doctor((self.links, self.mounts), lambda owner: title_of(owner, self.networks, self._store))
         self.runtime = probe_runtime(run, options.runtime or None)
         self._cgroup = f"/engine-{self.tag.instance}"
         conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{self._cgroup}/conmon")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from engine.api.services import JsonObject
 from engine.reconcile.applier import Difference
@@ -12,12 +12,13 @@ from engine.reconcile.reconciler import Reconciler
 log = logging.getLogger(__name__)
 
 
-def difference_json(difference: Difference) -> JsonObject:
-    """Return a difference in the API's shape."""
+def difference_json(difference: Difference, title: Callable[[str], str]) -> JsonObject:
+    """Return a difference in the API's shape; `title` is what a person calls an owner."""
     return {
         "resource": "/".join(difference.key),
         "state": difference.state,
         "owner": difference.owner,
+        "title": title(difference.owner),
         "fields": {name: list(values) for name, values in difference.fields.items()},
     }
 
@@ -25,12 +26,13 @@ def difference_json(difference: Difference) -> JsonObject:
 class Doctor:
     """Compares, repairs and collects. The parts that are not the network's come last: see `Engine`."""
 
-    def __init__(self, reconcilers: Sequence[Reconciler]) -> None:
+    def __init__(self, reconcilers: Sequence[Reconciler], title: Callable[[str], str] = str) -> None:
         self._reconcilers = reconcilers
+        self._title = title
 
     def diff(self) -> list[JsonObject]:
         """Return all differences, in sandboxes too; nothing is changed."""
-        return [difference_json(d) for part in self._reconcilers for d in part.diff(sandboxes=True)]
+        return [difference_json(d, self._title) for part in self._reconcilers for d in part.diff(sandboxes=True)]
 
     def repair(self) -> JsonObject:
         """Repair, and return what was done and what is left."""
@@ -40,7 +42,10 @@ class Doctor:
             report = part.repair(sandboxes=True)
             repaired += [*report.fixed, *part.collect()]
             left += report.left
-        return {"repaired": [difference_json(d) for d in repaired], "left": [difference_json(d) for d in left]}
+        return {
+            "repaired": [difference_json(d, self._title) for d in repaired],
+            "left": [difference_json(d, self._title) for d in left],
+        }
 
     def collect(self) -> None:
         """Remove what is ours and nobody wants."""

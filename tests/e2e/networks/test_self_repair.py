@@ -200,6 +200,7 @@ def test_the_doctor_says_what_is_wrong_inside_a_container_and_repairs_on_request
     assert done.returncode == 1
     assert "eth0/10.97.0.2/24" in done.stdout
     assert "missing" in done.stdout
+    assert "container home on network home" in done.stdout
     assert host.engine("doctor", "--repair").returncode == 0
     assert host.engine("doctor").returncode == 0
     containers.unharmed()
