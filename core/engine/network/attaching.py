@@ -80,7 +80,8 @@ class Attaching:
             if not leased and not (caps.shares_wire and chosen):
                 return self._enter(record, network, attachment, chosen, ports, first)
             # On a wire of others, the link comes first: only on it can be asked whether the addresses are free.
-            bare = attachment.model_copy(update={"addresses": (), "network_gateways": (), "gateways": ()})
+            nothing_yet = {"addresses": (), "network_gateways": (), "gateways": (), "arriving": True}
+            bare = attachment.model_copy(update=nothing_yet)
             self._enter(record, network, bare, chosen, (), first)
         try:
             if leased:

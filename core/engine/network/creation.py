@@ -28,6 +28,8 @@ from engine.spec.values import IfName, contains, family_of
 
 log = logging.getLogger(__name__)
 DEFAULT_IPAM = "range"
+IPAM_OPTION = "ipam"
+"""Option of every network: the IPAM driver, as --ipam-driver says it; `--net-opt` has no other place for it."""
 COMMON = {"com.docker.network.driver.mtu": "mtu"}
 """Docker's names of options that every driver has."""
 _PREFIX = "com.docker.network.container_iface_prefix"
@@ -80,12 +82,13 @@ class Creation:
         caps = self._planner.caps(request.driver)
         self._check_caps(request, caps)
         model = self._planner.driver(request.driver).options_model
-        prefix, binding, given = _common_options(request.driver, request.options, caps)
+        prefix, binding, ipam_driver, given = _common_options(request.driver, request.options, caps)
         options = parse_options(model, given, driver=request.driver)
         id = secrets.token_hex(32)
         own = next((name for f in own_link_fields(model) if (name := str(getattr(options, f)))), "")
         adopted = adopts_own_link(options)
-        ipam_driver = request.ipam_driver if request.ipam_driver not in ("", "default") else DEFAULT_IPAM
+        if request.ipam_driver not in ("", "default"):
+            ipam_driver = request.ipam_driver
         if adopted and not self._leases(ipam_driver):
             request = self._with_adopted_pools(request, own)
         record = NetworkRecord(
@@ -128,11 +131,10 @@ class Creation:
 
         Options that have their default are left out: a driver that learns a new one must not forget its network.
         """
-        prefix, binding, given = _common_options(driver, options, self._planner.caps(driver))
+        prefix, binding, ipam, given = _common_options(driver, options, self._planner.caps(driver))
         parsed = parse_options(self._planner.driver(driver).options_model, given, driver=driver)
-        return json.dumps(
-            [driver, prefix, binding, parsed.model_dump(mode="json", exclude_defaults=True)], sort_keys=True
-        )
+        key = [driver, prefix, binding, parsed.model_dump(mode="json", exclude_defaults=True)]
+        return json.dumps(key if ipam == DEFAULT_IPAM else [*key, ipam], sort_keys=True)
 
     def _check_name(self, name: str) -> None:
         if not _NAME.fullmatch(name) or name in _RESERVED:
@@ -288,8 +290,8 @@ def _families(request: NetworkRequest) -> set[int]:
     return families
 
 
-def _common_options(driver: str, options: Mapping[str, str], caps: NetworkCaps) -> tuple[str, str, dict[str, str]]:
-    """Return the prefix of link names, the host address of ports, and what is left for the driver."""
+def _common_options(driver: str, options: Mapping[str, str], caps: NetworkCaps) -> tuple[str, str, str, dict[str, str]]:
+    """Return the prefix of link names, the host address of ports, the IPAM driver, and what is left for the driver."""
     given = {COMMON.get(k, k): v for k, v in options.items() if k not in _IGNORED}
     prefix = given.pop(_PREFIX, "eth")
     if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_-]{0,11}", prefix):
@@ -297,7 +299,8 @@ def _common_options(driver: str, options: Mapping[str, str], caps: NetworkCaps) 
     binding = given.pop(_BINDING, "") if caps.ports else ""
     if binding and family_of(binding) != 4:
         raise InvalidParameter(f"{binding!r} is no IPv4 address", driver=driver)
-    return prefix, "" if binding == "0.0.0.0" else binding, given
+    ipam = given.pop(IPAM_OPTION, DEFAULT_IPAM)
+    return prefix, "" if binding == "0.0.0.0" else binding, ipam, given
 
 
 def _pool_request(config: Mapping[str, Any], key: str, wants_gateway: bool) -> PoolRequest:

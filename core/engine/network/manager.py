@@ -376,6 +376,7 @@ class NetworkManager:
         live = set(live_containers)
         for endpoint in self._store.endpoints():
             if endpoint.container.id not in live:
+                self._attaching.leasing.release(endpoint)
                 self._store.delete_endpoint(endpoint)
         for record in self._store.networks():
             endpoints = self._store.endpoints_of(record.id)
@@ -386,6 +387,9 @@ class NetworkManager:
                 self._reconciler.adopt(endpoint.owner, Plan.from_json(endpoint.plan), sandbox=sandbox)
                 self._attaching.ports.adopt(endpoint.ports, endpoint.id, endpoint.container.name)
                 self._attaching.leasing.track(endpoint, unsure=True)
+            for endpoint in (e for e in endpoints if e.arriving):
+                log.info("container %s was being connected to network %s", endpoint.container.name, record.name)
+                self._attaching.detach(endpoint, namespace_gone=False)
         for path in netns.present(self._netns_root):
             if path.name not in live:
                 self.sandbox_remove(path.name)

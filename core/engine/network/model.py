@@ -194,6 +194,8 @@ class Attachment(Record):
     gateways: tuple[str, ...] = ()
     """Those of them that the container's default routes go through."""
     ports: tuple[PublishedPort, ...] = ()
+    arriving: bool = False
+    """Its link is there, and its addresses are being found out. What a killed daemon left so is taken away again."""
     lease: Lease | None = None
     """What a DHCP server gave, where that is the network's way to addresses."""
     plan: str = ""

@@ -125,8 +125,8 @@ def test_dhcp(home: EngineHost) -> None:
         home.engine("run", "-d", "--name", "nas", "--hostname", "nas", "--network", "lan", "busybox", "sleep", "1000")
         own = address(home, "nas", "lan")
         assert own.startswith("198.51.100.10")
-        done = home.engine("run", "--rm", "--net-driver", "macvlan", "--net-opt", "parent=home0", "--net-opt", "ipam=dhcp",
-                           "busybox", "ip", "address", "show", "eth0")  # fmt: skip
+        done = home.engine("run", "--rm", "--net-driver", "macvlan", "--net-opt", "parent=home0",
+                           "--net-opt", "ipam=dhcp", "busybox", "ip", "address", "show", "eth0")  # fmt: skip
         assert "inet 198.51.100.1" in done.stdout
         assert f"{own}/24" in home.engine("exec", "nas", "ip", "address").stdout
         assert " nas " in leases(home).read_text()

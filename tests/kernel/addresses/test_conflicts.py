@@ -95,3 +95,22 @@ def test_neighbours_hear_at_once_where_an_address_is_now(host, lan, run, ping):
         (line,) = [line for line in seen.splitlines() if line.startswith(f"{address} ")]
         assert b.mac in line, seen
     host.end(b)
+
+
+def test_a_connection_that_a_killed_daemon_left_half_made_is_undone(host, lan, run):
+    macvlan(host)
+    before = host.snapshot()["claims"]
+    a = host.container("a", "home")
+    half = a.model_copy(update={"arriving": True, "addresses": (), "gateways": ()})
+    host.networks._store.put_endpoint(half)
+    host.reconciler.close()
+    host.state.close()
+    host.start()
+    host.networks.restore([a.container.id])
+    assert host.networks.attachments(a.container.id) == []
+    assert "eth0" not in run("ip", "link", namespace=a.sandbox)
+    assert host.snapshot()["claims"] == before
+    assert host.reconciler.owners() == []
+    b = host.container("b", "home")
+    assert not b.arriving
+    host.end(b)

@@ -205,6 +205,18 @@ def test_leases_outlive_the_daemon(host, lan, run, server, home):
         host.networks.close()
 
 
+def test_the_lease_of_a_container_that_ended_without_a_daemon_is_given_back(host, lan, server, home):
+    with server.running():
+        a = host.container("a", home)
+        host.networks.close()
+        host.reconciler.close()
+        host.state.close()
+        host.start()
+        host.networks.restore([])
+        until(lambda: server.count("DHCPRELEASE") == 1, "the release")
+        assert host.networks.attachments(a.container.id) == []
+
+
 def test_a_lease_that_ends_is_not_used_any_longer(host, lan, run, server, home, monkeypatch):
     with server.running():
         a = host.container("a", home)
