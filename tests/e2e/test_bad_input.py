@@ -7,6 +7,7 @@ before and after each test; nothing is removed in between unless the test says s
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.host import EngineHost
-from tests.images import Registry, busybox_archive, busybox_image, entry, tar
+from tests.images import Registry, Sample, busybox_archive, busybox_image, compress, digest, entry, tar
 
 from .conftest import Cli
 
@@ -43,7 +44,7 @@ def refused(cli: Cli, words: list[str], code: int, *mentioned: str) -> str:
 
 
 RUN = [
-    (["registry.invalid:1/none/such", "true"], ["registry.invalid"]),
+    (["127.0.0.1:1/none/such", "true"], ["127.0.0.1:1"]),
     (["--network", "bridgge", "busybox", "true"], ["bridgge"]),
     (["--network", "container:nobody", "busybox", "true"], ["nobody"]),
     (["-p", "99999:80", "busybox", "true"], ["99999"]),
@@ -211,8 +212,9 @@ def test_a_corrupt_layer(cli: Cli, host: EngineHost, untouched: EngineHost) -> N
         image = busybox_image((b"not a tar" * 999,), Cmd=["true"])
         name = registry.push(image, "broken:1", "")
         refused(cli, ["pull", "-q", name], 1, "broken:1")
-        name = registry.push(busybox_image((tar([entry("etc/other", b"x")]),)), "flipped:1")
-        blob = max(registry.data.rglob("data"), key=lambda path: path.stat().st_size)
+        layer = tar([entry("file", os.urandom(1 << 16))])  # not here yet, so it is fetched
+        name = registry.push(Sample((layer,)), "flipped:1")
+        blob = registry.blob(digest(compress(layer, "gzip")))
         data = bytearray(blob.read_bytes())
         data[len(data) // 2] ^= 1
         blob.write_bytes(data)
