@@ -62,7 +62,7 @@ def without_listings_cache(fs: Any) -> Any:
     inner = fs
     while inner is not None:
         cache = getattr(inner, "dircache", None)
-        if hasattr(cache, "use_listings_cache"):
+        if cache is not None and hasattr(cache, "use_listings_cache"):
             cache.use_listings_cache = False
         inner = getattr(inner, "fs", None)
     return fs

@@ -18,7 +18,7 @@ WRONG = {
     "Paged": {"lists_all_of_many"},
     "Deep": {"lists_one_level"},
     "Talkative": {"shows_no_secret"},
-    "Raw": {"knows_what_is_not_there"},
+    "Raw": {"knows_what_is_not_there", "shows_no_secret"},
     "Strict": {"deletes_twice"},
     "Credulous": {"refuses_keys_that_are_none"},
     "Pretender": {"refuses_what_it_does_not_declare"},
