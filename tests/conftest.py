@@ -19,7 +19,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[EngineHost]:
-    """A machine with a running daemon and the image `busybox`, for the tests of a file; at the end nothing may be left."""
+    """A machine with a running daemon and the image `busybox`, for the tests of a file; at its end nothing is left."""
     skip_unless_possible()
     with EngineHost() as machine:
         machine.load_busybox()
