@@ -121,8 +121,9 @@ def test_limits_both_ways(clean: EngineHost, driver: str) -> None:
     own = inspect(host, "slow")["NetworkSettings"]["Networks"]["limited"]["IPAddress"]
     other = host.netns if driver == "bridge" else host.lan
     gateway = inspect(host, "slow")["NetworkSettings"]["Networks"]["limited"]["Gateway"]
+    # Bounds are wide: on a loaded machine, what has piled up in buffers counts as well. Without limits it is gigabits.
     sent, received = throughput(inside, other, gateway), throughput(other, inside, own)
-    assert 5 * MEGABIT < sent < 9 * MEGABIT
+    assert 4 * MEGABIT < sent < 12 * MEGABIT
     assert received > 20 * MEGABIT
     host.engine("rm", "-f", "slow")
     host.engine("run", "-d", "--name", "slow", "--network", "name=limited,rate=100mbit,rate-in=8mbit", "busybox",
@@ -130,8 +131,8 @@ def test_limits_both_ways(clean: EngineHost, driver: str) -> None:
     inside = Path(f"/proc/{inspect(host, 'slow')['State']['Pid']}/ns/net")
     own = inspect(host, "slow")["NetworkSettings"]["Networks"]["limited"]["IPAddress"]
     sent, received = throughput(inside, other, gateway), throughput(other, inside, own)
-    assert 5 * MEGABIT < received < 9 * MEGABIT
-    assert 20 * MEGABIT < sent < 110 * MEGABIT
+    assert 4 * MEGABIT < received < 12 * MEGABIT
+    assert 20 * MEGABIT < sent < 130 * MEGABIT
     assert host.engine("doctor").returncode == 0, host.engine("doctor").stdout
     host.restart_daemon()
     assert host.engine("doctor").returncode == 0, host.engine("doctor").stdout

@@ -220,4 +220,5 @@ def doctor(
 
 
 def _difference(found: dict[str, Any]) -> tuple[str, str, str]:
-    return str(found.get("title") or found.get("owner", "")), str(found.get("resource", "")), str(found.get("detail", ""))
+    owner = str(found.get("title") or found.get("owner", ""))
+    return owner, str(found.get("resource", "")), str(found.get("detail", ""))
