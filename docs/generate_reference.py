@@ -30,6 +30,7 @@ MODULES = {
     "storage": "Storage drivers",
     "resource": "Plans and resources",
     "links": "Resources of networks",
+    "shim": "The host and children of its links",
     "mounts": "Resources of volumes",
     "options": "Options",
     "secret": "Secrets",

@@ -13,6 +13,7 @@ from engine.dns.answers import TTL, Answers, service_port
 from engine.dns.directory import Directory
 from engine.dns.members import Member, canonical, member_of
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PublishedPort
+from engine.reconcile.dhcp import Lease
 
 
 def member(container: str, network: str, *addresses: str, **fields: object) -> Member:
@@ -213,6 +214,11 @@ def test_member_of_an_endpoint() -> None:
     }  # fmt: skip
     assert (member.named, member.internal, member.servers, member.ndots) == (True, True, ("9.9.9.9",), 1)
     assert not member_of(endpoint, network.model_copy(update={"predefined": True})).named
+    lease = Lease("10.1.0.2/16", "10.1.0.1", "", 60, 30, 50, 0.0, dns=("10.1.0.53",))
+    leased = endpoint.model_copy(update={"lease": lease})
+    assert member_of(leased, network).servers == ("9.9.9.9",)  # what a person says comes first
+    asked = leased.model_copy(update={"container": leased.container.model_copy(update={"dns": ()})})
+    assert member_of(asked, network).servers == ("10.1.0.53",)
 
 
 @pytest.mark.parametrize(
