@@ -314,12 +314,11 @@ class Reconciler:
 
 def _changed(claims: Sequence[Claim], others: Sequence[Claim]) -> list[Task]:
     """Return what plans have and the others, of the same owners, do not."""
-    return [
-        task
-        for claim, other in zip(claims, others, strict=True)
-        for task in claim.tasks()
-        if task.resource not in other.own
-    ]
+    found = []
+    for claim, other in zip(claims, others, strict=True):
+        known = set(other.own)
+        found += [Task(claim, resource) for resource in dict.fromkeys(claim.own) if resource not in known]
+    return found
 
 
 def _only(owner: str | None) -> set[str] | None:

@@ -79,7 +79,7 @@ class Resource(Frozen):
     @property
     def namespace(self) -> Ns:
         """Where it lives: the field `ns` where the kind has one, else the host."""
-        return cast(Ns, getattr(self, "ns", "host"))
+        return cast(Ns, self.__dict__.get("ns", "host"))  # getattr costs ten times as much where there is no such field
 
     def requires(self) -> Iterable[Key]:
         """Return the keys of what must exist before this: derived from names, never written by an author."""
