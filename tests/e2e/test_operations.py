@@ -78,7 +78,7 @@ def test_exec_on_a_terminal_that_is_resized(cli: Cli, host: EngineHost, sleeper:
     master, slave = pty.openpty()
     try:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
-        script = "until stty size 2>/dev/null; do sleep .1; done; read x; stty size; echo $x"
+        script = "until stty size | grep .; do sleep .1; done; read x; stty size; echo $x"
         argv = [program(cli), "exec", "-it", sleeper, "sh", "-c", script]
         with host.process(*argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as process:
             os.close(slave)
