@@ -302,4 +302,4 @@ def test_a_description_of_a_driver(site):
     assert (rows["mode"].type, rows["mode"].default, rows["mode"].aliases) == ("a | b", "a", ("acme_mode",))
     assert rows["size"].required
     assert rows["mtu"].type == "integer"
-    assert set(text.schema["properties"]) == {"mtu", "parent", "mode", "size"}
+    assert set(text.schema["properties"]) == {*NetworkOptions.model_fields, "parent", "mode", "size"}
