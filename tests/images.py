@@ -44,16 +44,18 @@ class Sample:
 
     @property
     def config(self) -> bytes:
-        return json.dumps({
-            "created": "2024-01-02T03:04:05Z",
-            "architecture": _architecture(),
-            "os": "linux",
-            "config": dict(self.run),
-            "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in self.layers]},
-            "history": [
-                {"created": "2024-01-02T03:04:05Z", "created_by": f"layer {n}"} for n in range(len(self.layers))
-            ],
-        }).encode()
+        return json.dumps(
+            {
+                "created": "2024-01-02T03:04:05Z",
+                "architecture": _architecture(),
+                "os": "linux",
+                "config": dict(self.run),
+                "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in self.layers]},
+                "history": [
+                    {"created": "2024-01-02T03:04:05Z", "created_by": f"layer {n}"} for n in range(len(self.layers))
+                ],
+            }
+        ).encode()
 
     @property
     def id(self) -> str:
@@ -101,17 +103,19 @@ def tar(entries: Iterable[Entry], format: int = tarfile.PAX_FORMAT) -> bytes:
 def busybox_layer() -> bytes:
     """A root file system of busybox with every applet linked, /etc/passwd, /etc/group and the usual directories."""
     names = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True, timeout=30).stdout.split()
-    return tar([
-        *(directory(name) for name in ("bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "var", "run")),
-        directory("root", 0o700),
-        directory("tmp", 0o1777),
-        symlink("var/run", "../run"),
-        entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
-        entry("etc/group", b"root:x:0:\nstaff:x:50:\nnogroup:x:65534:\n"),
-        entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
-        *(symlink(f"bin/{name}", "busybox") for name in names if name != "busybox"),
-        symlink("usr/bin/env", "../../bin/busybox"),
-    ])
+    return tar(
+        [
+            *(directory(name) for name in ("bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "var", "run")),
+            directory("root", 0o700),
+            directory("tmp", 0o1777),
+            symlink("var/run", "../run"),
+            entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+            entry("etc/group", b"root:x:0:\nstaff:x:50:\nnogroup:x:65534:\n"),
+            entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
+            *(symlink(f"bin/{name}", "busybox") for name in names if name != "busybox"),
+            symlink("usr/bin/env", "../../bin/busybox"),
+        ]
+    )
 
 
 def busybox_image(extra_layers: Sequence[bytes] = (), **run: Any) -> Sample:
@@ -181,12 +185,19 @@ def oci_layout(path: Path, image: Sample, name: str = "latest", compression: str
         return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
 
     suffix = f"+{compression}" if compression else ""
-    manifest = put(json.dumps({
-        "schemaVersion": 2,
-        "mediaType": f"{_MEDIA}manifest.v1+json",
-        "config": put(image.config, f"{_MEDIA}config.v1+json"),
-        "layers": [put(compress(layer, compression), f"{_MEDIA}layer.v1.tar{suffix}") for layer in image.layers],
-    }).encode(), f"{_MEDIA}manifest.v1+json")
+    manifest = put(
+        json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": f"{_MEDIA}manifest.v1+json",
+                "config": put(image.config, f"{_MEDIA}config.v1+json"),
+                "layers": [
+                    put(compress(layer, compression), f"{_MEDIA}layer.v1.tar{suffix}") for layer in image.layers
+                ],
+            }
+        ).encode(),
+        f"{_MEDIA}manifest.v1+json",
+    )
     manifest["annotations"] = {"org.opencontainers.image.ref.name": name}
     (path / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
     (path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))

@@ -9,9 +9,7 @@ from tests.host import Done, EngineHost
 class Cli(Protocol):
     """A command line that drives the host's daemon."""
 
-    def __call__(
-        self, *args: str, check: bool = True, input: str | None = None, timeout: float = 60.0
-    ) -> Done: ...
+    def __call__(self, *args: str, check: bool = True, input: str | None = None, timeout: float = 60.0) -> Done: ...
 
 
 @pytest.fixture(params=["engine", "docker"])

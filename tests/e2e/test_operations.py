@@ -207,7 +207,7 @@ def test_diff_commit_export_import(cli: Cli, clean: EngineHost, sleeper: str, tm
         names = tar.getnames()
     assert "new" in names
     assert "etc/group" not in names
-    cli("import", "-c", "CMD [\"cat\", \"/new\"]", str(archive), "flat:1")
+    cli("import", "-c", 'CMD ["cat", "/new"]', str(archive), "flat:1")
     assert cli("run", "--rm", "flat:1").stdout == "new\n"
     cli("rmi", "flat:1")
 

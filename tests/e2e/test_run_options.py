@@ -46,9 +46,7 @@ def inspect(cli: Cli, name: str) -> Any:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )  # fmt: skip
-def test_option(
-    cli: Cli, clean: EngineHost, options: list[str], command: str | None, expected: str | None
-) -> None:
+def test_option(cli: Cli, clean: EngineHost, options: list[str], command: str | None, expected: str | None) -> None:
     words = ["sh", "-c", command] if command is not None else ["-n"]
     if "--entrypoint" in options:
         words, expected = ["-e", "said"], "said"

@@ -172,8 +172,10 @@ class ImageArchive:
 
 
 def save(
-    images: Sequence[tuple[ImageRow, Sequence[Reference]]], layers_of: Callable[[str], Sequence[Layer]],
-    store: LayerStore, out: Writable,
+    images: Sequence[tuple[ImageRow, Sequence[Reference]]],
+    layers_of: Callable[[str], Sequence[Layer]],
+    store: LayerStore,
+    out: Writable,
 ) -> None:
     """Write a docker-archive that docker, podman and skopeo load; layers plain, each once; same input, same bytes."""
     manifest = []
@@ -195,11 +197,13 @@ def save(
                     add(_layer_path(layer), layer.tar_size, decompressed(blob))
             config = image.id.removeprefix("sha256:") + ".json"
             add(config, len(image.config), io.BytesIO(image.config))
-            manifest.append({
-                "Config": config,
-                "RepoTags": [name.familiar for name in names] or None,
-                "Layers": [_layer_path(layer) for layer in layers],
-            })
+            manifest.append(
+                {
+                    "Config": config,
+                    "RepoTags": [name.familiar for name in names] or None,
+                    "Layers": [_layer_path(layer) for layer in layers],
+                }
+            )
         data = json.dumps(manifest).encode()
         add("manifest.json", len(data), io.BytesIO(data))
 

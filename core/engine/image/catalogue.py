@@ -80,7 +80,9 @@ class Catalogue:
         names = self.names_of(row.id)
         layers = self._db.layers_of(row.id)
         return Image(
-            id=row.id, config=json.loads(row.config), layers=tuple(layer.diff_id for layer in layers),
+            id=row.id,
+            config=json.loads(row.config),
+            layers=tuple(layer.diff_id for layer in layers),
             size=sum(layer.size for layer in layers),
             repo_tags=tuple(name.familiar for name in names if not name.digest),
             repo_digests=tuple(name.familiar for name in names if name.digest),

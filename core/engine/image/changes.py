@@ -21,7 +21,8 @@ def apply(section: Mapping[str, Any], changes: Iterable[str]) -> Section:
         instruction = _INSTRUCTIONS.get(word.upper())
         if instruction is None or not rest.strip():
             raise InvalidParameter(
-                f"invalid change {change!r}", why=f"{word or 'nothing'} is not an instruction with a value",
+                f"invalid change {change!r}",
+                why=f"{word or 'nothing'} is not an instruction with a value",
                 hint=f"Known are {', '.join(sorted(_INSTRUCTIONS))}.",
             )
         try:

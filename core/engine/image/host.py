@@ -26,7 +26,12 @@ BUILTIN_HOST = f"{BUILTIN_REGISTRY}/host:latest"
 """The name of the built-in image of the host's root file system."""
 
 EMPTIED = {
-    "/dev": 0o755, "/proc": 0o555, "/run": 0o755, "/sys": 0o555, "/tmp": 0o1777, "/var/tmp": 0o1777,
+    "/dev": 0o755,
+    "/proc": 0o555,
+    "/run": 0o755,
+    "/sys": 0o555,
+    "/tmp": 0o1777,
+    "/var/tmp": 0o1777,
 }
 """Directories that a container sees empty, with their modes; the engine's own roots are emptied besides (mode 0700)."""
 
@@ -46,9 +51,7 @@ def image() -> Image:
         "history": [{"created_by": "the root file system of this host", "empty_layer": True}],
     }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    return Image(
-        id=f"sha256:{digest}", config=config, layers=(), size=0, repo_tags=(BUILTIN_HOST,), builtin=True
-    )
+    return Image(id=f"sha256:{digest}", config=config, layers=(), size=0, repo_tags=(BUILTIN_HOST,), builtin=True)
 
 
 @dataclass(frozen=True)

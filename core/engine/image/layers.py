@@ -256,7 +256,8 @@ def _unpack_into(path: Path, content: Readable) -> int:
 def _verify(what: str, found: str, wanted: str, cause: BaseException | None = None) -> None:
     if wanted and found != wanted:
         raise InvalidParameter(
-            f"the layer is corrupt: its {what} does not have the digest {wanted}", why=f"it has {found}",
+            f"the layer is corrupt: its {what} does not have the digest {wanted}",
+            why=f"it has {found}",
             hint="Try again; if it stays so, the registry or the archive is damaged.",
         ) from cause
 

@@ -36,6 +36,7 @@ __all__ = ["BUILTIN_HOST", "ImageManager", "Pruned", "Rootfs"]
 _List = list
 """`ImageManager.list` hides the type's name within the class."""
 
+
 class Pruned(NamedTuple):
     """What a prune removed; `space` in bytes."""
 
@@ -54,9 +55,14 @@ class ImageManager:
     """Images below `root`. Thread-safe; every method blocks. Call `collect` once, before containers start."""
 
     def __init__(
-        self, root: Path, *, exec_root: Path, insecure_registries: tuple[str, ...] = (),
+        self,
+        root: Path,
+        *,
+        exec_root: Path,
+        insecure_registries: tuple[str, ...] = (),
         in_use: Callable[[str], Sequence[tuple[str, bool]]] = lambda _: (),
-        mount: Callable[[Plan], object] | None = None, events: EventBus | None = None,
+        mount: Callable[[Plan], object] | None = None,
+        events: EventBus | None = None,
     ) -> None:
         """`exec_root` is for what need not survive a reboot.
 
@@ -299,15 +305,28 @@ class ImageManager:
             self._emit("save", ref, {"name": ref})
 
     def import_(
-        self, source: Readable, ref: str = "", *, changes: Iterable[str] = (), message: str = "",
+        self,
+        source: Readable,
+        ref: str = "",
+        *,
+        changes: Iterable[str] = (),
+        message: str = "",
         platform: str | None = None,
     ) -> Image:
         """Make an image of one root file system tar (compressed or not), named `ref` if given."""
         return self.commit(source, None, ref, changes=changes, comment=message or "Imported from -", platform=platform)
 
     def commit(
-        self, layer: Readable, parent: Image | None, ref: str = "", *, changes: Iterable[str] = (),
-        run: Mapping[str, Any] | None = None, comment: str = "", author: str = "", created_by: str = "",
+        self,
+        layer: Readable,
+        parent: Image | None,
+        ref: str = "",
+        *,
+        changes: Iterable[str] = (),
+        run: Mapping[str, Any] | None = None,
+        comment: str = "",
+        author: str = "",
+        created_by: str = "",
         platform: str | None = None,
     ) -> Image:
         """Make an image of `parent`'s layers and one more, a tar in the form of image layers (with `.wh.` whiteouts).
@@ -374,7 +393,12 @@ def _not_builtin(reference: Reference, verb: str) -> Reference:
 
 
 def _child_config(
-    parent: Image | None, section: Mapping[str, Any], diff_id: str, comment: str, author: str, created_by: str,
+    parent: Image | None,
+    section: Mapping[str, Any],
+    diff_id: str,
+    comment: str,
+    author: str,
+    created_by: str,
     platform: str | None,
 ) -> dict[str, Any]:
     wanted = Platform.parse(platform) if platform else Platform.host()

@@ -20,14 +20,29 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 _CONFIGS = ("application/vnd.oci.image.config.v1+json", DOCKER_CONFIG, "")
 
 _SECTION: dict[str, type] = {
-    "Cmd": list, "Entrypoint": list, "Env": list, "ExposedPorts": dict, "Healthcheck": dict, "Labels": dict,
-    "OnBuild": list, "StopSignal": str, "User": str, "Volumes": dict, "WorkingDir": str,
+    "Cmd": list,
+    "Entrypoint": list,
+    "Env": list,
+    "ExposedPorts": dict,
+    "Healthcheck": dict,
+    "Labels": dict,
+    "OnBuild": list,
+    "StopSignal": str,
+    "User": str,
+    "Volumes": dict,
+    "WorkingDir": str,
 }
 """Types of the keys of `config` that others read."""
 
 _GO_MACHINES = {
-    "x86_64": ("amd64", ""), "aarch64": ("arm64", "v8"), "armv7l": ("arm", "v7"), "armv6l": ("arm", "v6"),
-    "i686": ("386", ""), "riscv64": ("riscv64", ""), "ppc64le": ("ppc64le", ""), "s390x": ("s390x", ""),
+    "x86_64": ("amd64", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "i686": ("386", ""),
+    "riscv64": ("riscv64", ""),
+    "ppc64le": ("ppc64le", ""),
+    "s390x": ("s390x", ""),
 }
 
 

@@ -170,7 +170,9 @@ class Database:
             self._rows(
                 "INSERT INTO images VALUES (?, ?, ?, 0, 0) ON CONFLICT (id) DO UPDATE "
                 "SET removed = 0, manifest = coalesce(excluded.manifest, manifest)",
-                id, config, manifest,
+                id,
+                config,
+                manifest,
             )
             for position, diff_id in enumerate(layers):
                 self._rows("INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)", id, position, diff_id)

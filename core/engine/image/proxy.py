@@ -40,8 +40,12 @@ class BlobProxy:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    argv, pass_fds=[theirs.fileno()], env=registry.environment(),
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    argv,
+                    pass_fds=[theirs.fileno()],
+                    env=registry.environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                 )
             except FileNotFoundError as err:
                 self._socket.close()

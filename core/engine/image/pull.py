@@ -65,8 +65,13 @@ class Pull:
     """One pull of one reference."""
 
     def __init__(
-        self, database: Database, store: LayerStore, registries: Registries,
-        reference: Reference, auth: Auth | None, report: Reporter,
+        self,
+        database: Database,
+        store: LayerStore,
+        registries: Registries,
+        reference: Reference,
+        auth: Auth | None,
+        report: Reporter,
     ) -> None:
         self._db, self._store, self._registries = database, store, registries
         self._reference, self._auth, self._report = reference, auth, report
@@ -101,9 +106,7 @@ class Pull:
             _check(_sha256(raw), chosen.digest)
         raise InvalidParameter(f"cannot pull {self._reference.familiar}", why="its indexes are nested too deeply")
 
-    def _fetch(
-        self, raw: bytes, config: Descriptor, layers: Sequence[Descriptor], platform: Platform | None
-    ) -> None:
+    def _fetch(self, raw: bytes, config: Descriptor, layers: Sequence[Descriptor], platform: Platform | None) -> None:
         pinned = self._reference.at(_sha256(raw))  # the tag may move while we work
         with (
             self._registries.options(pinned.registry, self._auth) as options,

@@ -28,8 +28,13 @@ _POLL = 0.1
 
 
 def push(
-    store: LayerStore, registries: Registries, reference: Reference, image: ImageRow, layers: Sequence[Layer],
-    auth: Auth | None, report: Reporter,
+    store: LayerStore,
+    registries: Registries,
+    reference: Reference,
+    image: ImageRow,
+    layers: Sequence[Layer],
+    auth: Auth | None,
+    report: Reporter,
 ) -> str:
     """Push an image to the name `reference`; returns the digest of its manifest at the registry.
 
@@ -61,17 +66,21 @@ def manifest_for(image: ImageRow, layers: Sequence[Layer], blobs: Sequence[Path]
         _, descriptors = manifests.parse_manifest(json.loads(image.manifest))
         if [d.digest for d in descriptors] == [layer.blob for layer in layers]:
             return image.manifest
-    return json.dumps({
-        "schemaVersion": 2,
-        "mediaType": manifests.OCI_MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json", "digest": image.id, "size": len(image.config),
-        },
-        "layers": [
-            {"mediaType": _OCI_LAYER + _suffix(blob), "digest": layer.blob, "size": layer.blob_size}
-            for layer, blob in zip(layers, blobs, strict=True)
-        ],
-    }).encode()
+    return json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": manifests.OCI_MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": image.id,
+                "size": len(image.config),
+            },
+            "layers": [
+                {"mediaType": _OCI_LAYER + _suffix(blob), "digest": layer.blob, "size": layer.blob_size}
+                for layer, blob in zip(layers, blobs, strict=True)
+            ],
+        }
+    ).encode()
 
 
 def _suffix(blob: Path) -> str:
@@ -93,9 +102,13 @@ class _Copy:
             self._report("Preparing", _short(layer))
         try:
             process = subprocess.Popen(
-                [*registry.command(), *self._argv], env=registry.environment(),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                text=True, errors="replace",
+                [*registry.command(), *self._argv],
+                env=registry.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
             )
         except FileNotFoundError as err:
             raise registry.no_skopeo(self._what) from err

@@ -85,7 +85,7 @@ class Reference:
 
     @property
     def suffix(self) -> str:
-        """":tag" and "@digest", as far as given."""
+        """ ":tag" and "@digest", as far as given."""
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
     @property

@@ -80,9 +80,12 @@ def unpack(stream: Readable, root: int) -> int:
     unpacker = _Unpacker(root)
     source: Any = stream
     try:
-        with contextlib.closing(unpacker), tarfile.open(
-            fileobj=source, mode="r|", bufsize=CHUNK, tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
-        ) as archive:
+        with (
+            contextlib.closing(unpacker),
+            tarfile.open(
+                fileobj=source, mode="r|", bufsize=CHUNK, tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
+            ) as archive,
+        ):
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                 unpacker.add(archive, member)

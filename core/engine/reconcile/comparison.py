@@ -186,7 +186,6 @@ class Comparison:
             fields["burst"] = (item.burst, f"{ticks} ticks instead of {wanted}")
         return _judge(fields)
 
-
     def _redirect(self, item: Redirect, view: View) -> tuple[str, Fields]:
         seen = view.redirection(view.index(item.link))
         if seen is None:

@@ -95,10 +95,16 @@ def _broken(path: Path) -> dict[str, bytes]:
     swapped = Sample(image.layers)
     object.__setattr__(swapped, "layers", (tar([entry("b")]),))
     return {
-        "text": b"hello" * 1000, "empty": b"", "cut": good[: len(good) // 2], "gzip cut": gzip.compress(good)[:5000],
-        "other tar": tar([entry("x", b"y")]), "manifest is no JSON": tar([entry("manifest.json", b"{")]),
-        "manifest is no list": tar([entry("manifest.json", b"{}")]), "no images": tar([entry("manifest.json", b"[]")]),
-        "nonsense": tar([entry("manifest.json", b"[1, 2]")]), "keys missing": tar([entry("manifest.json", b"[{}]")]),
+        "text": b"hello" * 1000,
+        "empty": b"",
+        "cut": good[: len(good) // 2],
+        "gzip cut": gzip.compress(good)[:5000],
+        "other tar": tar([entry("x", b"y")]),
+        "manifest is no JSON": tar([entry("manifest.json", b"{")]),
+        "manifest is no list": tar([entry("manifest.json", b"{}")]),
+        "no images": tar([entry("manifest.json", b"[]")]),
+        "nonsense": tar([entry("manifest.json", b"[1, 2]")]),
+        "keys missing": tar([entry("manifest.json", b"[{}]")]),
         "config missing": tar([entry("manifest.json", b'[{"Config": "c", "Layers": []}]')]),
         "escape": tar([entry("manifest.json", b'[{"Config": "../../../etc/passwd", "Layers": []}]')]),
         "layer changed": oci[:at] + b"evil" + oci[at + 4 :],
@@ -106,10 +112,25 @@ def _broken(path: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", [
-    "text", "empty", "cut", "gzip cut", "other tar", "manifest is no JSON", "manifest is no list", "no images",
-    "nonsense", "keys missing", "config missing", "escape", "layer changed", "index nonsense",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "text",
+        "empty",
+        "cut",
+        "gzip cut",
+        "other tar",
+        "manifest is no JSON",
+        "manifest is no list",
+        "no images",
+        "nonsense",
+        "keys missing",
+        "config missing",
+        "escape",
+        "layer changed",
+        "index nonsense",
+    ],
+)
 def test_a_bad_archive_leaves_nothing(manager: ImageManager, tmp_path: Path, name: str, leftovers: Leftovers) -> None:
     with pytest.raises(InvalidParameter):
         manager.load(io.BytesIO(_broken(tmp_path)[name]))
@@ -162,8 +183,9 @@ def test_save_and_load_again(manager: ImageManager, make_manager: Callable[..., 
     assert other.resolve("quay.io/x/app:3").id == TWO["quay.io/x/app:2"].id
 
 
-def test_saved_by_id_has_no_name(manager: ImageManager, make_manager: Callable[..., ImageManager],
-                                 tmp_path: Path) -> None:
+def test_saved_by_id_has_no_name(
+    manager: ImageManager, make_manager: Callable[..., ImageManager], tmp_path: Path
+) -> None:
     manager.load(docker_archive(tmp_path / "a.tar", TWO))
     id = TWO["app:1"].id
     manager.save([id], tmp_path / "b.tar")
@@ -201,8 +223,16 @@ def test_commit_adds_a_layer(manager: ImageManager, tmp_path: Path) -> None:
     manager.load(busybox_archive(tmp_path / "a.tar", "base:1"))
     base = manager.resolve("base:1")
     layer = tar([entry("etc/.wh.passwd"), entry("new", b"12")])
-    image = manager.commit(io.BytesIO(layer), base, "child:1", run={**base.run, "User": "u"}, changes=["LABEL a=b"],
-                           comment="why", author="me", created_by="sh")
+    image = manager.commit(
+        io.BytesIO(layer),
+        base,
+        "child:1",
+        run={**base.run, "User": "u"},
+        changes=["LABEL a=b"],
+        comment="why",
+        author="me",
+        created_by="sh",
+    )
     assert image.layers == (*base.layers, digest(layer))
     assert image.run == {**base.run, "User": "u", "Labels": {"a": "b"}}
     newest, oldest = manager.history("child:1")

@@ -30,8 +30,11 @@ def misbehaving(registry: Registry, how: str, times: int) -> Iterator[str]:
         def do_GET(self) -> None:
             try:
                 reply = urllib.request.urlopen(
-                    urllib.request.Request(f"http://{registry.host}{self.path}",
-                                           headers={"Accept": self.headers.get("Accept", "*/*")}), timeout=10)
+                    urllib.request.Request(
+                        f"http://{registry.host}{self.path}", headers={"Accept": self.headers.get("Accept", "*/*")}
+                    ),
+                    timeout=10,
+                )
             except urllib.error.HTTPError as err:
                 reply = err
             with reply:
@@ -72,8 +75,9 @@ def test_a_transfer_that_breaks_off_is_tried_again(manager: ImageManager, regist
         assert manager.pull(f"{host}/flaky:1").id == IMAGE.id
 
 
-def test_a_transfer_that_always_breaks_off_leaves_nothing(manager: ImageManager, registry: Registry,
-                                                          leftovers: Callable[[], list[str]]) -> None:
+def test_a_transfer_that_always_breaks_off_leaves_nothing(
+    manager: ImageManager, registry: Registry, leftovers: Callable[[], list[str]]
+) -> None:
     registry.push(IMAGE, "flaky:1")
     seen: list[Progress] = []
     with misbehaving(registry, "cut", 1000) as host, pytest.raises(Unavailable):
@@ -82,9 +86,9 @@ def test_a_transfer_that_always_breaks_off_leaves_nothing(manager: ImageManager,
     assert leftovers() == []
 
 
-def test_a_registry_that_falls_silent_is_given_up(manager: ImageManager, registry: Registry,
-                                                  monkeypatch: pytest.MonkeyPatch,
-                                                  leftovers: Callable[[], list[str]]) -> None:
+def test_a_registry_that_falls_silent_is_given_up(
+    manager: ImageManager, registry: Registry, monkeypatch: pytest.MonkeyPatch, leftovers: Callable[[], list[str]]
+) -> None:
     registry.push(IMAGE, "flaky:1")
     with misbehaving(registry, "stall", 1000) as host:
         monkeypatch.setattr("engine.image.registry.DEADLINE", 2.0)

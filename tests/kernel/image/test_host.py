@@ -25,7 +25,8 @@ def test_the_mask_empties_what_must_not_show(tmp_path: Path) -> None:
         root.write_mask()
     opaque = {
         "/" + str(path.relative_to(root.mask)): stat.S_IMODE(path.stat().st_mode)
-        for path in root.mask.rglob("*") if "trusted.overlay.opaque" in os.listxattr(path)
+        for path in root.mask.rglob("*")
+        if "trusted.overlay.opaque" in os.listxattr(path)
     }
     wanted = {path: mode for path, mode in EMPTIED.items() if not Path(path).is_symlink()}
     wanted["/var/lib/no such/engine"] = 0o700

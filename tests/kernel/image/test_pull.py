@@ -101,13 +101,20 @@ def test_an_index_gives_this_machines_platform(manager: ImageManager, registry: 
     ours = json.loads((layout / "index.json").read_text())["manifests"][0]
     config = json.loads(IMAGE.config)
     platform = {"os": "linux", "architecture": config["architecture"]}
-    index = json.dumps({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{**ours, "annotations": {}, "platform": platform}],
-    }).encode()
+    index = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [{**ours, "annotations": {}, "platform": platform}],
+        }
+    ).encode()
     (blobs / digest(index)[7:]).write_bytes(index)
-    entry_ = {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest(index), "size": len(index),
-              "annotations": {"org.opencontainers.image.ref.name": "latest"}}
+    entry_ = {
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "digest": digest(index),
+        "size": len(index),
+        "annotations": {"org.opencontainers.image.ref.name": "latest"},
+    }
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry_]}))
     name = registry.push_from(f"oci:{layout}:latest", "multi:1", "--all")
     image = manager.pull(name)
@@ -117,8 +124,9 @@ def test_an_index_gives_this_machines_platform(manager: ImageManager, registry: 
         manager.pull(name, platform="linux/s390x")
 
 
-def test_parallel_pulls_of_one_image(manager: ImageManager, registry: Registry,
-                                     leftovers: Callable[[], list[str]]) -> None:
+def test_parallel_pulls_of_one_image(
+    manager: ImageManager, registry: Registry, leftovers: Callable[[], list[str]]
+) -> None:
     name = registry.push(IMAGE, "parallel:1")
     seen, sink = collect()
     with ThreadPoolExecutor(4) as pool:
@@ -148,8 +156,9 @@ def test_login(manager: ImageManager, private_registry: Registry, registry: Regi
         manager.login("127.0.0.1:1", USER, PASSWORD)
 
 
-def test_push_keeps_the_digest(manager: ImageManager, registry: Registry, make_manager: Callable[..., ImageManager],
-                               tmp_path: Path) -> None:
+def test_push_keeps_the_digest(
+    manager: ImageManager, registry: Registry, make_manager: Callable[..., ImageManager], tmp_path: Path
+) -> None:
     name = registry.push(IMAGE, "pushed:1")
     image = manager.pull(name)
     target = f"{registry.host}/elsewhere/pushed:2"
@@ -161,8 +170,9 @@ def test_push_keeps_the_digest(manager: ImageManager, registry: Registry, make_m
     assert make_manager(tmp_path / "other").pull(target).id == image.id
 
 
-def test_push_of_an_image_that_was_never_pulled(manager: ImageManager, registry: Registry,
-                                                make_manager: Callable[..., ImageManager], tmp_path: Path) -> None:
+def test_push_of_an_image_that_was_never_pulled(
+    manager: ImageManager, registry: Registry, make_manager: Callable[..., ImageManager], tmp_path: Path
+) -> None:
     name = f"{registry.host}/imported:1"
     image = manager.import_(io.BytesIO(tar([entry("hello", os.urandom(200_000))])), name, changes=["CMD x"])
     seen, sink = collect()
@@ -176,8 +186,9 @@ def test_push_of_an_image_that_was_never_pulled(manager: ImageManager, registry:
 
 
 @pytest.mark.parametrize("name", ["nope:1", "again:nope"])
-def test_what_the_registry_does_not_have(manager: ImageManager, registry: Registry, name: str,
-                                         leftovers: Callable[[], list[str]]) -> None:
+def test_what_the_registry_does_not_have(
+    manager: ImageManager, registry: Registry, name: str, leftovers: Callable[[], list[str]]
+) -> None:
     with pytest.raises(NotFound, match="manifest unknown"):
         manager.pull(f"{registry.host}/{name}")
     assert leftovers() == []
@@ -189,8 +200,9 @@ def test_no_registry(manager: ImageManager, leftovers: Callable[[], list[str]]) 
     assert leftovers() == []
 
 
-def test_a_corrupt_blob_leaves_nothing(manager: ImageManager, registry: Registry,
-                                       leftovers: Callable[[], list[str]]) -> None:
+def test_a_corrupt_blob_leaves_nothing(
+    manager: ImageManager, registry: Registry, leftovers: Callable[[], list[str]]
+) -> None:
     image = busybox_image((tar([entry("once", os.urandom(500_000))]),))
     name = registry.push(image, "corrupt:1")
     blob = registry.blob(digest(compress(image.layers[1], "gzip")))
@@ -207,16 +219,18 @@ def test_a_corrupt_blob_leaves_nothing(manager: ImageManager, registry: Registry
 
 
 @pytest.mark.parametrize("layer", [b"this is no tar" * 100, tar([entry("../../x")]), tar([entry("a")])[:300]])
-def test_a_bad_layer_leaves_nothing(manager: ImageManager, registry: Registry, layer: bytes,
-                                    leftovers: Callable[[], list[str]]) -> None:
+def test_a_bad_layer_leaves_nothing(
+    manager: ImageManager, registry: Registry, layer: bytes, leftovers: Callable[[], list[str]]
+) -> None:
     name = registry.push(Sample((*IMAGE.layers, layer)), "bad:1")
     with pytest.raises(InvalidParameter, match="the layer"):
         manager.pull(name)
     assert leftovers() == []
 
 
-def test_a_diff_id_that_is_wrong_leaves_nothing(manager: ImageManager, registry: Registry,
-                                                leftovers: Callable[[], list[str]]) -> None:
+def test_a_diff_id_that_is_wrong_leaves_nothing(
+    manager: ImageManager, registry: Registry, leftovers: Callable[[], list[str]]
+) -> None:
     class Lying(Sample):
         @property
         def config(self) -> bytes:
@@ -230,8 +244,9 @@ def test_a_diff_id_that_is_wrong_leaves_nothing(manager: ImageManager, registry:
     assert leftovers() == []
 
 
-def test_a_callback_that_raises_aborts_and_leaves_nothing(manager: ImageManager, registry: Registry,
-                                                          leftovers: Callable[[], list[str]]) -> None:
+def test_a_callback_that_raises_aborts_and_leaves_nothing(
+    manager: ImageManager, registry: Registry, leftovers: Callable[[], list[str]]
+) -> None:
     class Gone(Exception):
         pass
 
@@ -244,8 +259,9 @@ def test_a_callback_that_raises_aborts_and_leaves_nothing(manager: ImageManager,
     assert leftovers() == []
 
 
-def test_a_stalled_registry_is_given_up(manager: ImageManager, monkeypatch: pytest.MonkeyPatch,
-                                        leftovers: Callable[[], list[str]]) -> None:
+def test_a_stalled_registry_is_given_up(
+    manager: ImageManager, monkeypatch: pytest.MonkeyPatch, leftovers: Callable[[], list[str]]
+) -> None:
     monkeypatch.setattr("engine.image.registry.DEADLINE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DeadlineExceeded, match="did not answer"):
         manager.pull(f"127.0.0.1:{silent.getsockname()[1]}/x")

@@ -68,7 +68,10 @@ print(json.dumps(result))
 def _mounted(base: Path, reference: str, look: str) -> dict[str, Any]:
     done = subprocess.run(
         ["unshare", "-m", "--propagation", "private", sys.executable, "-c", _SCRIPT, str(base), reference, look],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
@@ -86,8 +89,12 @@ def test_layers_of_an_image_mounted(make_manager: Callable[..., ImageManager], t
     look = f"[*{names}, (root / 'both').read_text()]"
     result = _mounted(base, "a:1", look)
     assert result == {
-        "look": [["both", "etc", "opaque"], ["keep"], ["new"], "new"], "upper": ["etc", "etc/written"], "other": False,
-        "collected": [], "again": "x", "left": [],
+        "look": [["both", "etc", "opaque"], ["keep"], ["new"], "new"],
+        "upper": ["etc", "etc/written"],
+        "other": False,
+        "collected": [],
+        "again": "x",
+        "left": [],
     }
 
 
@@ -113,8 +120,12 @@ def test_the_hosts_root_file_system_mounted(make_manager: Callable[..., ImageMan
     )
     result = _mounted(base, BUILTIN_HOST, look)
     assert result == {
-        "look": [[], [], [], [], [], True, True, False], "upper": ["etc", "etc/written"], "other": False,
-        "collected": [], "again": "x", "left": [],
+        "look": [[], [], [], [], [], True, True, False],
+        "upper": ["etc", "etc/written"],
+        "other": False,
+        "collected": [],
+        "again": "x",
+        "left": [],
     }
     assert not Path("/etc/written").exists()
     assert list((base / "run/host").iterdir()) == []  # its tmpfs was in the private namespace only

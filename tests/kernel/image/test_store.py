@@ -35,8 +35,9 @@ def test_everything_is_there_after_a_restart(manager: ImageManager, make_manager
     assert make_manager().list() == before
 
 
-def test_collect_removes_what_a_crash_left(manager: ImageManager, make_manager: Make, tmp_path: Path,
-                                           leftovers: Leftovers) -> None:
+def test_collect_removes_what_a_crash_left(
+    manager: ImageManager, make_manager: Make, tmp_path: Path, leftovers: Leftovers
+) -> None:
     loaded(manager, tmp_path, "a:1")
     manager.close()
     before = leftovers()
@@ -236,9 +237,12 @@ def test_the_built_in_image_cannot_be_changed(manager: ImageManager) -> None:
     assert manager.history(BUILTIN_HOST)[0].id == host.id
     assert manager.pull(BUILTIN_HOST) == host
     attempts: list[Callable[[], object]] = [
-        lambda: manager.remove(BUILTIN_HOST, force=True), lambda: manager.tag(BUILTIN_HOST, "mine"),
-        lambda: manager.tag("x", "engine.local/mine"), lambda: manager.push(BUILTIN_HOST),
-        lambda: manager.pull("engine.local/other"), lambda: manager.import_(io.BytesIO(tar([])), "engine.local/x"),
+        lambda: manager.remove(BUILTIN_HOST, force=True),
+        lambda: manager.tag(BUILTIN_HOST, "mine"),
+        lambda: manager.tag("x", "engine.local/mine"),
+        lambda: manager.push(BUILTIN_HOST),
+        lambda: manager.pull("engine.local/other"),
+        lambda: manager.import_(io.BytesIO(tar([])), "engine.local/x"),
     ]
     for attempt in attempts:
         with pytest.raises(Forbidden, match=r"built in|reserved"):
@@ -255,7 +259,9 @@ def test_events(make_manager: Make, tmp_path: Path) -> None:
     stop()
     bus.close()
     assert [(event.type, event.action, event.attributes["name"]) for event in past] == [
-        ("image", "load", "a:1"), ("image", "tag", "b:1"), ("image", "untag", "a:1"),
+        ("image", "load", "a:1"),
+        ("image", "tag", "b:1"),
+        ("image", "untag", "a:1"),
     ]
 
 

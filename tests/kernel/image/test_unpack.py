@@ -92,7 +92,8 @@ def test_no_combination_of_members_writes_outside(tmp_path: Path, data: st.DataO
     part = st.sampled_from(["a", "b", "..", ".", "out", ".wh.a", ".wh..wh..opq", ""])
     path = st.lists(part, min_size=1, max_size=4).map("/".join)
     member = st.one_of(
-        path.map(lambda p: entry(p, b"x")), path.map(directory),
+        path.map(lambda p: entry(p, b"x")),
+        path.map(directory),
         st.tuples(path, path).map(lambda pair: symlink(*pair)),
         st.tuples(path, path).map(lambda pair: symlink(pair[0], f"/{tmp_path}/out/{pair[1]}")),
         st.tuples(path, path).map(lambda pair: link(*pair)),
@@ -147,10 +148,20 @@ def test_a_file_that_was_deleted_and_made_anew_is_there(into: Unpack) -> None:
 def test_attributes(into: Unpack) -> None:
     root = into(
         directory("d", 0o2750, uid=7, gid=8, mtime=1_000_000_000),
-        entry("d/suid", b"x", mode=0o4755, uid=1000, gid=1001, mtime=1_100_000_000.25,
-              pax_headers={"SCHILY.xattr.user.note": "v\u00e9", "SCHILY.xattr.trusted.overlay.opaque": "y"}),
-        symlink("d/link", "suid", uid=5, gid=6), link("d/hard", "d/suid"),
-        entry("d/fifo", kind=tarfile.FIFOTYPE, mode=0o620), device("null", 1, 3), directory(".", 0o711),
+        entry(
+            "d/suid",
+            b"x",
+            mode=0o4755,
+            uid=1000,
+            gid=1001,
+            mtime=1_100_000_000.25,
+            pax_headers={"SCHILY.xattr.user.note": "v\u00e9", "SCHILY.xattr.trusted.overlay.opaque": "y"},
+        ),
+        symlink("d/link", "suid", uid=5, gid=6),
+        link("d/hard", "d/suid"),
+        entry("d/fifo", kind=tarfile.FIFOTYPE, mode=0o620),
+        device("null", 1, 3),
+        directory(".", 0o711),
         entry("h\udcff", b"x"),
     )
     suid = (root / "d/suid").stat()
@@ -186,7 +197,9 @@ def test_sparse_files_keep_their_holes(into: Unpack, tmp_path: Path) -> None:
         file.write(b"end")
     packed = subprocess.run(
         ["tar", "--sparse", "--format=pax", "-C", str(source.parent), "-cf", "-", "sparse"],
-        check=True, capture_output=True, timeout=30,
+        check=True,
+        capture_output=True,
+        timeout=30,
     ).stdout
     source.unlink()
     unpacked = into(raw=packed) / "sparse"
@@ -213,7 +226,8 @@ GOOD = tar([entry("a", b"x" * 2000), entry("b", b"y" * 2000)])
 
 
 @pytest.mark.parametrize(
-    "raw", [b"no tar" * 1000, GOOD[:700], GOOD[:2560] + b"garbage!" * 64 + GOOD[3072:], os.urandom(4096), b"x"],
+    "raw",
+    [b"no tar" * 1000, GOOD[:700], GOOD[:2560] + b"garbage!" * 64 + GOOD[3072:], os.urandom(4096), b"x"],
     ids=["text", "cut", "header damaged amid", "noise", "short"],
 )
 def test_what_is_no_tar_is_refused(into: Unpack, raw: bytes) -> None:

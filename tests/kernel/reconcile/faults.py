@@ -51,9 +51,9 @@ def at_step(number: int, fail: Callable[[], Message | None]) -> Iterator[list[in
 
     with NetlinkSocket() as sock:
         assert [ack.errno for ack in sock.send([REFUSED, TAKEN])] == [errno.EINVAL, errno.EEXIST]
-    with mock.patch.object(NetlinkSocket, "send", sent), mock.patch.object(
-        Nft, "run", ran
-    ), mock.patch.object(HotElements, "change", changed_elements):
+    with (
+        mock.patch.object(NetlinkSocket, "send", sent),
+        mock.patch.object(Nft, "run", ran),
+        mock.patch.object(HotElements, "change", changed_elements),
+    ):
         yield count
-
-

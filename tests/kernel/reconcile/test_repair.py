@@ -202,8 +202,18 @@ def test_our_own_changes_do_not_set_the_watch_going(host: Host, watched: Watched
 
 @pytest.mark.parametrize(
     "damage",
-    ["bridge", "host end of a pair", "address", "route v6", "neighbour", "whole ruleset", "rules", "port", "link down",
-     "rule inserted"],
+    [
+        "bridge",
+        "host end of a pair",
+        "address",
+        "route v6",
+        "neighbour",
+        "whole ruleset",
+        "rules",
+        "port",
+        "link down",
+        "rule inserted",
+    ],
 )
 def test_losses_are_repaired_within_a_second(host: Host, watched: Watched, damage: str) -> None:
     busy(host)

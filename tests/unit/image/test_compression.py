@@ -19,7 +19,11 @@ def zstd(data: bytes) -> bytes:
 
 
 FORMATS = {
-    "plain": lambda data: data, "gzip": gzip.compress, "zstd": zstd, "bzip2": bz2.compress, "xz": lzma.compress,
+    "plain": lambda data: data,
+    "gzip": gzip.compress,
+    "zstd": zstd,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
 }
 
 

@@ -15,10 +15,15 @@ def entry(os: str, architecture: str, variant: str = "", digest: str = D) -> dic
 
 def test_chooses_the_platform() -> None:
     wanted = "sha256:" + "b" * 64
-    index = {"manifests": [
-        entry("unknown", "unknown"), entry("linux", "arm", "v6"), entry("linux", "arm", "v7", wanted),
-        entry("windows", "amd64"), entry("linux", "amd64"),
-    ]}
+    index = {
+        "manifests": [
+            entry("unknown", "unknown"),
+            entry("linux", "arm", "v6"),
+            entry("linux", "arm", "v7", wanted),
+            entry("windows", "amd64"),
+            entry("linux", "amd64"),
+        ]
+    }
     assert is_index(index)
     assert choose(index, Platform.parse("linux/arm/v7")).digest == wanted
     assert choose(index, Platform.parse("linux/amd64")).digest == D
@@ -58,9 +63,22 @@ def test_refuses_what_is_no_image(manifest: dict[str, object], kind: type[Except
         parse_manifest(manifest)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"rootfs":{"diff_ids":["x"]}}',
-                                  b'{"rootfs":[]}', b'{"rootfs":{},"history":[1]}', b'{"rootfs":{},"config":[1]}',
-                                  b'{"rootfs":{},"config":{"Env":"A=b"}}', b'{"rootfs":{},"config":{"Labels":[]}}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"rootfs":{"diff_ids":["x"]}}',
+        b'{"rootfs":[]}',
+        b'{"rootfs":{},"history":[1]}',
+        b'{"rootfs":{},"config":[1]}',
+        b'{"rootfs":{},"config":{"Env":"A=b"}}',
+        b'{"rootfs":{},"config":{"Labels":[]}}',
+    ],
+)
 def test_refuses_malformed_configurations(data: bytes) -> None:
     with pytest.raises(InvalidParameter):
         parse_config(data)

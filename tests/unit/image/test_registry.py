@@ -11,10 +11,20 @@ from engine.spec.errors import Forbidden, InvalidParameter, NotFound, Unavailabl
 @pytest.mark.parametrize(
     ("registry", "verified"),
     [
-        ("docker.io", True), ("quay.io:443", True), ("10.1.2.3:5000", True), ("localhost", False),
-        ("localhost:5000", False), ("127.0.0.1:5000", False), ("127.9.9.9", False), ("[::1]:5000", False),
-        ("localhost.evil.org", True), ("127.0.0.1.evil.org", True), ("plain.lan:5000", False), ("plain.lan", True),
-        ("192.168.7.7:80", False), ("any.lan:1", False),
+        ("docker.io", True),
+        ("quay.io:443", True),
+        ("10.1.2.3:5000", True),
+        ("localhost", False),
+        ("localhost:5000", False),
+        ("127.0.0.1:5000", False),
+        ("127.9.9.9", False),
+        ("[::1]:5000", False),
+        ("localhost.evil.org", True),
+        ("127.0.0.1.evil.org", True),
+        ("plain.lan:5000", False),
+        ("plain.lan", True),
+        ("192.168.7.7:80", False),
+        ("any.lan:1", False),
     ],
 )
 def test_tls_is_demanded_except_on_loopback_and_where_named(tmp_path: Path, registry: str, verified: bool) -> None:
@@ -50,8 +60,12 @@ def test_a_registry_token_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("server", "registry"),
     [
-        ("", "docker.io"), ("https://index.docker.io/v1/", "docker.io"), ("registry-1.docker.io", "docker.io"),
-        ("https://quay.io", "quay.io"), ("http://127.0.0.1:5000/v2/", "127.0.0.1:5000"), ("ghcr.io", "ghcr.io"),
+        ("", "docker.io"),
+        ("https://index.docker.io/v1/", "docker.io"),
+        ("registry-1.docker.io", "docker.io"),
+        ("https://quay.io", "quay.io"),
+        ("http://127.0.0.1:5000/v2/", "127.0.0.1:5000"),
+        ("ghcr.io", "ghcr.io"),
     ],
 )
 def test_server_addresses_as_docker_sends_them(server: str, registry: str) -> None:
@@ -61,9 +75,12 @@ def test_server_addresses_as_docker_sends_them(server: str, registry: str) -> No
 @pytest.mark.parametrize(
     ("why", "kind"),
     [
-        ("unauthorized: authentication required", Forbidden), ("denied: requested access", Forbidden),
-        ("reading manifest x in y: manifest unknown", NotFound), ("name unknown: repository", NotFound),
-        ("dial tcp: connection refused", Unavailable), ("corrupted blob, expecting sha256:1", InvalidParameter),
+        ("unauthorized: authentication required", Forbidden),
+        ("denied: requested access", Forbidden),
+        ("reading manifest x in y: manifest unknown", NotFound),
+        ("name unknown: repository", NotFound),
+        ("dial tcp: connection refused", Unavailable),
+        ("corrupted blob, expecting sha256:1", InvalidParameter),
         ("http: server gave HTTP response to HTTPS client", Unavailable),
     ],
 )
