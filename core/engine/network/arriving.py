@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.lease import Lease
 from engine.network.addresses import Addresses, Chosen, with_lengths
 from engine.network.leasing import Leasing
 from engine.network.model import Attachment, NetworkRecord, PortRequest, PublishedPort
@@ -20,7 +21,6 @@ from engine.network.store import NetworkStore
 from engine.plugins import Plugins
 from engine.reconcile import neighbourhood
 from engine.reconcile.applier import Sandbox
-from engine.reconcile.dhcp import Lease
 from engine.spec.errors import Conflict
 from engine.spec.network import Network
 from engine.spec.values import family_of

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from engine.lease import Lease
 from engine.network.addresses import GROUP, ipam_options
 from engine.network.model import Attachment, NetworkRecord
 from engine.network.store import NetworkStore
 from engine.plugins import Plugins
 from engine.reconcile import neighbourhood
 from engine.reconcile.applier import Sandbox
-from engine.reconcile.dhcp import Client, Lease, NoAnswer, Refused
+from engine.reconcile.dhcp import Client, NoAnswer, Refused
 from engine.spec.errors import Conflict, DeadlineExceeded, EngineError
 from engine.spec.ipam import IpamDriver
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.reconcile.dhcp import Lease
+from engine.lease import Lease
 from engine.spec.ipam import Pool
 from engine.spec.network import LinkFact, Subnet
 from engine.spec.values import family_of

@@ -13,8 +13,8 @@ import secrets
 import select
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from engine.lease import Lease
 from engine.reconcile import dhcp_message as dm
 from engine.reconcile.applier import Sandbox
 from engine.reconcile.packets import BROADCAST, ETH_IP, PacketSocket
@@ -35,29 +35,6 @@ class NoAnswer(Exception):
 
 class Refused(Exception):
     """A server refused the address (DHCPNAK): it may not be used any longer."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """An address for a time."""
-
-    address: str
-    """With prefix length."""
-    server: str
-    """Address of the server."""
-    server_mac: str
-    """Hardware address of the server, or of the relay that leads to it."""
-    seconds: int
-    """For how long."""
-    renew: int
-    """After so many seconds the server is asked for more time (T1)."""
-    rebind: int
-    """After so many seconds any server is asked (T2)."""
-    obtained: float
-    """When (seconds since the epoch): a lease outlives a process, and perhaps the machine's being asleep."""
-    routers: tuple[str, ...] = ()
-    dns: tuple[str, ...] = ()
-    domain: str = ""
 
 
 class Client:

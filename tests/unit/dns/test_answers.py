@@ -12,8 +12,8 @@ import pytest
 from engine.dns.answers import TTL, Answers, service_port
 from engine.dns.directory import Directory
 from engine.dns.members import Member, canonical, member_of
+from engine.lease import Lease
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PublishedPort
-from engine.reconcile.dhcp import Lease
 
 
 def member(container: str, network: str, *addresses: str, **fields: object) -> Member:
