@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from engine.reconcile.applier import Sandbox
 
+NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 CLONE_NEWNET = 0x40000000
 MS_BIND = 4096
 MNT_DETACH = 2
@@ -120,6 +121,11 @@ def opened(path: Path) -> Iterator[int]:
     """Open a namespace; the value is its descriptor. FileNotFoundError if it is gone."""
     namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        try:
+            fcntl.ioctl(namespace, NS_GET_NSTYPE)
+        except OSError as err:
+            # Between the two steps of `destroy` the name is still there, and no namespace behind it.
+            raise FileNotFoundError(errno.ENOENT, "no namespace any more", str(path)) from err
         yield namespace
     finally:
         os.close(namespace)
