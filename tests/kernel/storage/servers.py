@@ -109,7 +109,13 @@ def seaweed(directory: Path) -> Iterator[Place]:
     names = ("master.port", "volume.port", "filer.port", "s3.port")
     ports = free_ports(8)
     argv = [weed, "-logtostderr", "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
-    argv += [f"-s3.config={config}", "-master.volumeSizeLimitMB=256", "-volume.max=20", "-s3.port.iceberg=0"]
+    argv += [
+        f"-s3.config={config}",
+        "-master.volumeSizeLimitMB=256",
+        "-volume.max=20",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
     argv += [f"-{name}={port}" for name, port in zip(names, ports[:4], strict=True)]
     argv += [f"-{name}.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
     endpoint = f"http://127.0.0.1:{ports[3]}"
