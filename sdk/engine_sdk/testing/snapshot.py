@@ -148,5 +148,5 @@ def _mounts() -> Iterable[tuple[str, str]]:
 def _read(file: Path) -> str:
     try:
         return file.read_text().strip()
-    except FileNotFoundError:  # detached since it was listed
+    except OSError:  # detached since it was listed: ENOENT, or ENODEV while it is being detached
         return ""
