@@ -33,7 +33,7 @@ def host() -> Iterator[EngineHost]:
 @pytest.fixture
 def clean(host: EngineHost) -> Iterator[EngineHost]:
     """The machine; the test must leave it as it was, but for containers, networks and volumes."""
-    before = host.snapshot()
+    before = host.settled()  # what the test before removed may still be on its way out
     yield host
     host.clear()
     host.assert_clean(before)

@@ -332,7 +332,10 @@ class EngineHost:
             ),
             "loops": [line for line in loops.splitlines() if str(self.root) in line],
             "processes": [_command(pid) for pid in self.processes()],
-            "cgroups": sorted({str(p).rpartition("/engine-")[2] for p in self.cgroups()} - {self.instance}),
+            # Ours and the monitors' stay, empty, for the next container, until the daemon ends.
+            "cgroups": sorted(
+                {str(p).rpartition("/engine-")[2] for p in self.cgroups()} - {self.instance, f"{self.instance}/conmon"}
+            ),
             "files": self._files(),
             "rows": self._rows(),
         }

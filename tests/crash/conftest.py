@@ -80,7 +80,7 @@ def machine() -> Iterator[CrashHost]:
 @pytest.fixture
 def crashing(machine: CrashHost) -> Iterator[CrashHost]:
     """The machine; at the end it must be as it was."""
-    before = machine.snapshot()
+    before = machine.settled()
     yield machine
     machine.remove_all()
     machine.assert_clean(before, 15)

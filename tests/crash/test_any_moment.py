@@ -115,7 +115,7 @@ def seen(host: CrashHost, name: str) -> Known:
 @pytest.fixture
 def second(crashing: CrashHost) -> Iterator[CrashHost]:
     assert crashing.call("POST", "/networks/create", {"Name": NETWORK})[0] == 201
-    before = crashing.snapshot()
+    before = crashing.settled()
     yield crashing
     crashing.remove_all()
     for volume in crashing.call("GET", "/volumes")[1]["Volumes"]:

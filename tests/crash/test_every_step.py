@@ -77,7 +77,7 @@ def remove(host: KillingHost, name: str) -> None:
 
 
 def test_create(crashing: KillingHost) -> None:
-    before = crashing.snapshot()
+    before = crashing.settled()
     for step in range(MOST_STEPS):
         name = f"made-{step}"
         killed = crashing.killed_at(step, "POST", f"/containers/create?name={name}", BODY)
@@ -94,7 +94,7 @@ def test_create(crashing: KillingHost) -> None:
 
 
 def test_start(crashing: KillingHost) -> None:
-    before = crashing.snapshot()
+    before = crashing.settled()
     for step in range(MOST_STEPS):
         name = f"started-{step}"
         create(crashing, name)
@@ -114,7 +114,7 @@ def test_start(crashing: KillingHost) -> None:
 
 
 def test_remove(crashing: KillingHost) -> None:
-    before = crashing.snapshot()
+    before = crashing.settled()
     for step in range(MOST_STEPS):
         name = f"removed-{step}"
         create(crashing, name)

@@ -165,7 +165,7 @@ def test_full_disk(small: CrashHost) -> None:
     small.engine("run", "-d", "--name", "runs", "busybox", "sleep", "1000")
     small.engine("run", "-d", "--name", "goes", "busybox", "sh", "-c", "head -c 1m /dev/zero >/big; sleep 1000")
     until(lambda: "big" in small.engine("exec", "goes", "ls", "/").stdout, "a big file")
-    before = small.snapshot()
+    before = small.settled()
     filler = small.data_root / "filler"
     with filler.open("wb") as file, contextlib.suppress(OSError):
         while True:
