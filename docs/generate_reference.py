@@ -32,6 +32,7 @@ MODULES = {
     "links": "Resources of networks",
     "shim": "The host and children of its links",
     "mounts": "Resources of volumes",
+    "trees": "Trees that are kept in stores",
     "options": "Options",
     "secret": "Secrets",
     "values": "Values",

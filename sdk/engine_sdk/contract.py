@@ -52,14 +52,26 @@ from engine.spec.mounts import (
     OverlayMount,
     Tmpfs,
 )
-from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver, Peer, Subnet
+from engine.spec.network import (
+    Endpoint,
+    Host,
+    LinkFact,
+    LocalGateway,
+    Network,
+    NetworkCaps,
+    NetworkDriver,
+    Peer,
+    Subnet,
+)
 from engine.spec.options import (
     AdoptOwnLink,
+    Encrypted,
     NetworkOptions,
     Options,
     OwnLink,
     ParentLink,
     StorageOptions,
+    Vni,
     VolumeOptions,
     parent_fields,
     parse_options,
@@ -80,6 +92,7 @@ from engine.spec.storage import (
     exactly,
     no_object,
 )
+from engine.spec.trees import StoreSpec, SyncedTree
 from engine.spec.values import (
     Frozen,
     IfName,
@@ -110,6 +123,7 @@ __all__ = [
     "Driver",
     "DriverFault",
     "Dummy",
+    "Encrypted",
     "Endpoint",
     "EngineError",
     "EngineHooks",
@@ -119,6 +133,7 @@ __all__ = [
     "Forbidden",
     "ForwardingEntry",
     "Frozen",
+    "Host",
     "IfName",
     "Ifb",
     "Image",
@@ -133,6 +148,7 @@ __all__ = [
     "Key",
     "Link",
     "LinkFact",
+    "LocalGateway",
     "Mac",
     "Macvlan",
     "Masquerade",
@@ -169,7 +185,9 @@ __all__ = [
     "StorageDriver",
     "StorageOptions",
     "Store",
+    "StoreSpec",
     "Subnet",
+    "SyncedTree",
     "Sysctl",
     "Taken",
     "Tmpfs",
@@ -177,6 +195,7 @@ __all__ = [
     "Unsupported",
     "Veth",
     "Vlan",
+    "Vni",
     "Volume",
     "VolumeCaps",
     "VolumeDriver",

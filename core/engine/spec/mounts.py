@@ -95,7 +95,8 @@ class _Mounted(Resource):
         return tuple(("mount", "host", "/" + "/".join(parts[:n])) for n in range(1, len(parts)))
 
 
-def _source_keys(path: str) -> Iterable[Key]:
+def mounts_around(path: str) -> Iterable[Key]:
+    """Return the keys of all mounts that a path may lie in: only those that are in the plan count."""
     parts = path.strip("/").split("/")
     for n in range(1, len(parts) + 1):
         yield ("mount", "host", "/" + "/".join(parts[:n]))
@@ -112,7 +113,7 @@ class ImageMount(_Mounted):
 
     def requires(self) -> Iterable[Key]:
         """The file, what it lies in, and the mounts above the target."""
-        return (("path", "host", self.image), *_source_keys(self.image), *super().requires())
+        return (("path", "host", self.image), *mounts_around(self.image), *super().requires())
 
 
 class Mount(_Mounted):
@@ -156,7 +157,7 @@ class Bind(_Mounted):
 
     def requires(self) -> Iterable[Key]:
         """What the source lies in, and the mounts above the target."""
-        return (*(k for k in _source_keys(self.source)), ("path", "host", self.source), *super().requires())
+        return (*(k for k in mounts_around(self.source)), ("path", "host", self.source), *super().requires())
 
 
 class OverlayMount(_Mounted):
@@ -175,4 +176,4 @@ class OverlayMount(_Mounted):
     def requires(self) -> Iterable[Key]:
         """What the layers lie in, and the mounts above the target."""
         layers = (*self.lower, *((self.upper,) if self.upper else ()))
-        return (*(k for layer in layers for k in _source_keys(layer)), *super().requires())
+        return (*(k for layer in layers for k in mounts_around(layer)), *super().requires())

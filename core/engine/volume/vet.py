@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from engine.spec.errors import DriverFault
 from engine.spec.mounts import Bind, Directory, Image, ImageMount, Mount, OverlayMount, Tmpfs
 from engine.spec.resource import Plan, Resource, kind_of
+from engine.spec.trees import SyncedTree
 from engine.spec.volume import Volume, VolumePlan
 
 MAX_RESOURCES = 256
@@ -86,6 +87,8 @@ def _problems(resource: Resource, volume: Volume, given: Mapping[str, str]) -> I
                 yield f"file systems of type {resource.fstype!r} are not allowed ({', '.join(sorted(FILESYSTEMS))} are)"
             if resource.source not in given.values():
                 yield f"the source {resource.source!r} is not what the operator gave in an option"
+        case SyncedTree():
+            yield from _tree(resource, volume, given)
         case _:
             yield f"resources of kind {resource.kind!r} are not for volumes"
 
@@ -100,6 +103,20 @@ def _data(path: str, volume: Volume) -> Iterator[str]:
 def _target(path: str, volume: Volume) -> Iterator[str]:
     if not _below(path, volume.run):
         yield f"mount points have to be below {volume.run}"
+
+
+def _tree(tree: SyncedTree, volume: Volume, given: Mapping[str, str]) -> Iterator[str]:
+    yield from _data(tree.journal, volume)
+    yield from _target(tree.run, volume)
+    if not (_below(tree.path, volume.data) or _below(tree.path, volume.run)):
+        yield f"the directory has to be below {volume.data} or {volume.run}"
+    for one, other in ((tree.journal, tree.path), (tree.run, tree.path), (tree.path, tree.run)):
+        if one == other or _below(one, other):
+            yield f"{one} is inside of {other}"
+    # Wrappers may stand before the operator's URL; a place of the driver's own choice, on this host or elsewhere, not.
+    url = tree.store.url
+    if not any(value and (url == value or url.endswith(f"::{value}")) for value in given.values()):
+        yield f"the store {url!r} is not what the operator gave in an option"
 
 
 def _source(path: str, volume: Volume, given: Mapping[str, str]) -> Iterator[str]:
