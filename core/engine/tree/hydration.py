@@ -1,0 +1,137 @@
+"""How the files of a store become local: the strategy of a `Tree`, and what the tree gives to it.
+
+The tree itself lists the store, makes directories and symbolic links, finds changes and uploads them. What it leaves to
+a strategy is the content of regular files: at once (`EagerHydration`) or on first access.
+
+The order of calls: `start`, `prepare` (after each listing; the directory may be in use already when a helper was
+restarted), then `ensure`, `forget`, `complete` and `usage` from any thread, at last `close`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from engine.spec.storage import Store
+from engine.tree.attributes import Attributes
+
+
+class Signature(NamedTuple):
+    """What stat(2) says of a file that changes with every change of it. Compared for equality, never by order."""
+
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Entry(NamedTuple):
+    """A regular file as the store has it."""
+
+    path: str
+    """Relative to the root, with `/`; the object's key."""
+    size: int
+    """Bytes."""
+    version: str
+    """The object's etag, or what stands for it in stores without (see `engine.tree.listing.version_of`)."""
+    attributes: Attributes
+
+
+class Local(NamedTuple):
+    """A file that is complete here, unchanged since it was confirmed in the store."""
+
+    path: str
+    signature: Signature
+    version: str
+
+
+class Site(Protocol):
+    """What a tree gives to its strategy. All methods may be called from any thread."""
+
+    root: Path
+    """The directory that containers see."""
+    staging: Path
+    """A directory for unfinished files, on the same file system; containers do not see it, each open empties it."""
+    store: Store
+
+    def download(self, entry: Entry, descriptor: int) -> None:
+        """Write an object's content to a file, from its beginning, and check length and version.
+
+        Raises ShortRead or NotFound when the object changed meanwhile or is gone; OSError when the local disk is full.
+        """
+
+    def install(self, entry: Entry, staged: Path, *, hydrated: bool) -> bool:
+        """Give a staged file its attributes and its name in the tree, and write it into the journal.
+
+        Nothing local is lost: what changed under that name meanwhile is kept as a conflict copy, and a file that a
+        process has open is left alone. Return whether the staged file is in the tree now; if not, it is removed.
+        `hydrated` says that its content is there.
+        """
+
+    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool) -> bool:
+        """Say that the strategy itself changed a file: filled it (`hydrated`), or gave its content up.
+
+        The journal takes the signature `after` if it had `before`; else somebody else changed the file, False is
+        returned, and the file counts as changed.
+        """
+
+    def gone(self, path: str) -> None:
+        """Say that an object could not be fetched because it is not there any more: status shows it."""
+
+    def evictable(self) -> Iterator[Local]:
+        """Iterate over files whose content may be given up: complete, unchanged, confirmed in the store.
+
+        The answer is of the journal; compare the signature with the file under a lease before giving anything up.
+        """
+
+    def progressed(self, step: str, done: int, total: int) -> None:
+        """Say how far long work is, in bytes."""
+
+
+class Usage(NamedTuple):
+    """What the strategy holds on the local disk."""
+
+    hydrated_bytes: int
+    """Bytes of files whose content is here."""
+
+
+class Hydration(ABC):
+    """How the content of files becomes local."""
+
+    @abstractmethod
+    def start(self, site: Site) -> None:
+        """Begin: once, before anything else. Raises EngineError if the host cannot do it."""
+
+    @abstractmethod
+    def prepare(self, entries: Sequence[Entry]) -> None:
+        """Make these files exist under their names, by `site.install`: with their content or as placeholders.
+
+        Called with the files that are new in the store or changed there, and those that an earlier run did not finish.
+        The directories exist already. Raises EngineError if it could not be done for all of them; files that are in
+        place then stay.
+        """
+
+    @abstractmethod
+    def ensure(self, path: str) -> None:
+        """Return when the content of a file is complete; raise EngineError if that cannot be had."""
+
+    @abstractmethod
+    def forget(self, path: str) -> None:
+        """Note that the tree removed a file, or gave it another name; what was kept for it can go."""
+
+    @abstractmethod
+    def complete(self, descriptor: int) -> bool:
+        """Return whether an open file has all its content, by what the file itself says.
+
+        The tree asks before it reads a file to upload it, and when the journal knows nothing of it.
+        """
+
+    @abstractmethod
+    def usage(self) -> Usage | None:
+        """Return what is held locally; None where all is."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End. Files that are not complete must not be readable as zeroes afterwards."""
