@@ -48,7 +48,10 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO, IFLA
 IFLA_IFALIAS, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 20, 27, 28, 29
 INFO_KIND, INFO_DATA, INFO_SLAVE_DATA = 1, 2, 5
 VETH_INFO_PEER = 1
-BRPORT = {"hairpin": 4, "learning": 8, "neigh_suppress": 32, "isolated": 33}
+BRPORT = {
+    "hairpin": 4, "learning": 8, "flood": 9, "multicast_flood": 27, "broadcast_flood": 30, "neigh_suppress": 32,
+    "isolated": 33,
+}  # fmt: skip
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
@@ -209,12 +212,12 @@ def delete_link(index: int) -> Message:
 
 def bridge_port(port: BridgePort, index: int, *, reset: bool = False) -> Message:
     """Return the message that sets (or puts back to the kernel's defaults) what the plan sets of a port."""
-    defaults = {"hairpin": False, "learning": True, "neigh_suppress": False, "isolated": False}
+    on = {"learning", "flood", "multicast_flood", "broadcast_flood"}
     bits = b""
     for name, number in BRPORT.items():
         value = getattr(port, name)
         if value is not None:
-            bits += attr(number, bytes((defaults[name] if reset else value,)))
+            bits += attr(number, bytes((name in on if reset else value,)))
     body = ifinfo(index, family=AF_BRIDGE) + attr(IFLA_PROTINFO | NLA_F_NESTED, bits)
     return Message(RTM_SETLINK, 0, body)
 

@@ -194,7 +194,9 @@ class BridgePort(_OnLink):
     PHASE: ClassVar[int] = PHASE_PORT
     FAMILY: ClassVar[str] = "bridge-port"
     ID: ClassVar[tuple[str, ...]] = ("link",)
-    MUTABLE: ClassVar[frozenset[str]] = frozenset({"hairpin", "isolated", "learning", "neigh_suppress"})
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(
+        {"hairpin", "isolated", "learning", "neigh_suppress", "flood", "multicast_flood", "broadcast_flood"}
+    )
 
     kind: Literal["bridge-port"] = "bridge-port"
     ns: Ns = "host"
@@ -207,6 +209,12 @@ class BridgePort(_OnLink):
     """Source addresses of frames are remembered."""
     neigh_suppress: bool | None = None
     """Requests for neighbours that are known are answered and not flooded."""
+    flood: bool | None = None
+    """Frames for addresses that are in no forwarding table are sent by the port."""
+    multicast_flood: bool | None = None
+    """Frames for groups are sent by the port."""
+    broadcast_flood: bool | None = None
+    """Frames for all are sent by the port."""
 
 
 class Address(_OnLink):

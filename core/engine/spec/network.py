@@ -33,6 +33,15 @@ NetworkOptionsT = TypeVar("NetworkOptionsT", bound=NetworkOptions, default=Netwo
 """The model of a driver's options."""
 
 
+class LocalGateway(Frozen):
+    """The way out of a network that leads nowhere by itself: a network of this host alone, which the core adds."""
+
+    driver: str
+    """Its driver, which must be able to publish ports."""
+    options: Mapping[str, str] = Field(default_factory=dict)
+    """Its options."""
+
+
 class NetworkCaps(Frozen):
     """What a network driver can do. Declared, never probed by failing: the core refuses early what is not declared."""
 
@@ -48,7 +57,15 @@ class NetworkCaps(Frozen):
     """The host is the network's gateway: the core takes the first address of each subnet for it. Otherwise a gateway is
     only what the operator gives (and the first address stays free for the router that is out there)."""
     scope: Literal["local", "global"] = "local"
-    """"global": the network spans hosts, and the core hands in peers."""
+    """"global": the network spans the hosts of a cluster. The core keeps it, its addresses and its endpoints once for all
+    hosts, gives it a VNI, and hands in peers. A daemon that is in no cluster refuses the driver."""
+    hosts: bool = False
+    """`network_plan` depends on `network.hosts`: it is asked for again when a host comes, goes or changes."""
+    own_addresses: bool = False
+    """Addresses mean nothing outside of the network, so that subnets of two such networks may overlap on request."""
+    gateway: LocalGateway | None = None
+    """The network itself leads nowhere, and its subnets' gateways are only set aside: containers that no other network
+    of theirs leads out, and whose network is not internal, are put on this one, too. Ports are published there."""
     alone: bool = False
     """A container on such a network can be on no other one."""
     max_networks: int | None = None
@@ -97,6 +114,17 @@ class LinkFact(Frozen):
         return (near or own)[0].partition("/")[0] if own else None
 
 
+class Host(Frozen):
+    """Another host of the cluster (since 1.1)."""
+
+    name: str
+    """Unique in the cluster."""
+    address: IpAddress
+    """Where it is reached on the underlay."""
+    keys: Mapping[str, str] = Field(default_factory=dict)
+    """What it publishes by name for the other hosts, such as a public key."""
+
+
 class Network(Frozen, Generic[NetworkOptionsT]):
     """A network as its driver sees it."""
 
@@ -120,6 +148,14 @@ class Network(Frozen, Generic[NetworkOptionsT]):
     """For the network's own link on this host: unique on it, stable over the network's life."""
     links: Mapping[str, LinkFact] = Field(default_factory=dict)
     """By option name: the host links that options of type `ParentLink` select."""
+    vni: int | None = Field(default=None, ge=1, lt=1 << 24)
+    """Virtual network identifier (RFC 7348), unique in the cluster; None for a network of one host. Since 1.1."""
+    host: IpAddress | None = None
+    """This host's own address on the underlay, by which the other hosts reach it. Since 1.1, like the two below."""
+    underlay: LinkFact | None = None
+    """The host link that has that address: it may be the parent of what the plan makes. None while it is absent."""
+    hosts: tuple[Host, ...] = ()
+    """The other hosts of the cluster, by name; only where the driver declares `hosts`."""
 
     def link(self, option: str) -> LinkFact:
         """Return the host link that the option of that name selects."""
@@ -167,7 +203,10 @@ class Endpoint(Frozen):
 
 
 class Peer(Frozen):
-    """An endpoint of the same network on another host."""
+    """An endpoint of the same network on another host.
+
+    Its plan is made of things on this host: entries and routes on the network's own links, and routes to its addresses.
+    """
 
     id: str
     """The endpoint's id on the other host."""
@@ -177,13 +216,15 @@ class Peer(Frozen):
     """Of the link inside the container."""
     addresses: tuple[InterfaceAddress, ...] = ()
     """Of the link inside the container."""
+    node: str = ""
+    """Name of the other host. Since 1.1."""
 
 
 class NetworkDriver(Driver, Generic[NetworkOptionsT]):
     """Base of network drivers. Only `endpoint_plan` must be written."""
 
     GROUP: ClassVar[str] = "engine.network"
-    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
+    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 1)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("settle_network", "network_plan", "endpoint_plan", "peer_plan")
     REQUIRED: ClassVar[tuple[str, ...]] = ("endpoint_plan",)
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)

@@ -87,6 +87,24 @@ AdoptOwnLink = Annotated[bool, OwnLinkAdoption()]
 (`Extern`) and never to change. The option of type `OwnLink` names it; what is known of it is `network.links` of that
 option. Gateways and, where none is asked for, the subnets are those of its addresses."""
 
+
+class VniChoice:
+    """Marks an option with which the operator chooses the network's VNI; the core gives it as `network.vni`."""
+
+
+Vni = Annotated[int | None, VniChoice()]
+"""Type of such an option; None leaves the choice to the core, which refuses a number that another network has."""
+
+
+class SecureUnderlay:
+    """Marks an option that asks for an underlay that encrypts: the core gives its addresses as `network.host` and
+    `peer.host`, and its link as `network.underlay`."""
+
+
+Encrypted = Annotated[bool, SecureUnderlay()]
+"""Type of an option with which the operator asks for encryption between hosts; a driver need not heed it."""
+
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
@@ -103,6 +121,16 @@ def own_link_fields(model: type[Options]) -> tuple[str, ...]:
 def adopts_own_link(options: Options) -> bool:
     """Return whether options hand an existing host link to the network."""
     return any(getattr(options, name) for name in _marked(type(options), OwnLinkAdoption))
+
+
+def vni_fields(model: type[Options]) -> tuple[str, ...]:
+    """Return the names of the options that choose a network's VNI."""
+    return _marked(model, VniChoice)
+
+
+def wants_encryption(options: Options) -> bool:
+    """Return whether the operator asked for encryption between hosts."""
+    return any(getattr(options, name) for name in _marked(type(options), SecureUnderlay))
 
 
 def _marked(model: type[Options], marker: type) -> tuple[str, ...]:

@@ -90,7 +90,13 @@ def network(subject: Subject, case: Case, number: int = 1) -> Network[Any]:
             )
             for n, (option, name) in enumerate(subject.parents.items())
         },
+        **(_of_cluster(number) if subject.caps.scope == "global" else {}),
     )
+
+
+def _of_cluster(number: int) -> dict[str, Any]:
+    """Return what only networks that span hosts have. The peers' hosts are in the same prefix."""
+    return {"vni": 4096 + number, "host": "192.0.2.200", "underlay": LinkFact(name="ecu0", mtu=1450)}
 
 
 def endpoint(
