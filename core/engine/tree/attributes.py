@@ -87,7 +87,7 @@ def kind_of(mode: int) -> Kind | None:
     return "symlink" if modes.S_ISLNK(mode) else None
 
 
-def read(path: str | bytes, facts: os.stat_result, kind: Kind) -> Attributes:
+def read(path: str, facts: os.stat_result, kind: Kind) -> Attributes:
     """Return the attributes of a local file; `facts` are of lstat(2). Raises OSError."""
     return Attributes(
         kind=kind,
@@ -96,11 +96,11 @@ def read(path: str | bytes, facts: os.stat_result, kind: Kind) -> Attributes:
         gid=facts.st_gid,
         mtime_ns=facts.st_mtime_ns,
         xattrs=read_xattrs(path),
-        target=os.fsdecode(os.readlink(path)) if kind == "symlink" else "",
+        target=os.readlink(path) if kind == "symlink" else "",
     )
 
 
-def read_xattrs(path: str | bytes | int) -> tuple[tuple[str, bytes], ...]:
+def read_xattrs(path: str | int) -> tuple[tuple[str, bytes], ...]:
     """Return those extended attributes that travel, sorted. A file system without them has none."""
     follow = isinstance(path, int)
     try:
@@ -119,7 +119,7 @@ def read_xattrs(path: str | bytes | int) -> tuple[tuple[str, bytes], ...]:
     return tuple(found)
 
 
-def apply(path: str | bytes, wanted: Attributes, *, times: bool = True) -> list[str]:
+def apply(path: str, wanted: Attributes, *, times: bool = True) -> list[str]:
     """Give a local file its attributes, and return what the file system refused, in words.
 
     Owners and extended attributes may be refused (other file systems, missing capabilities); that is said, not hidden.
@@ -138,7 +138,7 @@ def apply(path: str | bytes, wanted: Attributes, *, times: bool = True) -> list[
     return refused
 
 
-def _apply_xattrs(path: str | bytes, wanted: Attributes) -> list[str]:
+def _apply_xattrs(path: str, wanted: Attributes) -> list[str]:
     refused = []
     now = dict(read_xattrs(path))
     for name, value in wanted.xattrs:
