@@ -57,8 +57,8 @@ class NetworkCaps(Frozen):
     """The host is the network's gateway: the core takes the first address of each subnet for it. Otherwise a gateway is
     only what the operator gives (and the first address stays free for the router that is out there)."""
     scope: Literal["local", "global"] = "local"
-    """"global": the network spans the hosts of a cluster. The core keeps it, its addresses and its endpoints once for all
-    hosts, gives it a VNI, and hands in peers. A daemon that is in no cluster refuses the driver."""
+    """"global": the network spans the hosts of a cluster. The core keeps it, its addresses and its endpoints once for
+    all hosts, gives it a VNI, and hands in peers. A daemon that is in no cluster refuses the driver."""
     hosts: bool = False
     """`network_plan` depends on `network.hosts`: it is asked for again when a host comes, goes or changes."""
     own_addresses: bool = False

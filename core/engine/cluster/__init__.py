@@ -1,0 +1,1 @@
+"""What the hosts of a cluster know together: nodes, networks, addresses, endpoints; kept by etcd, or a file."""
