@@ -87,6 +87,12 @@ class Unavailable(EngineError):
     status = 503
 
 
+class Locked(Unavailable):
+    """The key of something encrypted cannot be had now. Nothing was touched; it works once the key is given."""
+
+    kind = "locked"
+
+
 class DeadlineExceeded(Unavailable):
     """An operation did not end in its time and was given up; nothing of it is left."""
 

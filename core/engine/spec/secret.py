@@ -14,8 +14,12 @@ from pydantic import AfterValidator
 
 from engine.spec.options import Options
 
-SOURCES = ("env", "file", "secret")
-"""Where a secret may be: a variable of the environment, a file, one of the engine's own secrets."""
+SOURCES = ("env", "file", "secret", "command", "keyslots")
+"""Where a secret may be: a variable of the environment, a file, one of the engine's own secrets, what a command writes.
+
+`keyslots:/PATH` is for drivers: what a volume's key slots wrap (`KeySlots`).
+"""
+_PATHS = ("file", "keyslots")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -24,22 +28,26 @@ class SecretSelector:
     """Marks an option that names a secret; its bytes reach the driver as `secrets[OPTION]`."""
 
 
-def _reference(value: str) -> str:
+def check_reference(value: str) -> str:
+    """Return a reference; ValueError, which does not repeat it, if it is none."""
     source, colon, name = value.partition(":")
     if not colon or source not in SOURCES:
         # The value may be the secret itself: it is not repeated.
-        raise ValueError("say where the secret is, not what it is: env:NAME, file:/PATH or secret:NAME")
-    if source == "file" and not name.startswith("/"):
-        raise ValueError("file: needs an absolute path")
-    if source != "file" and not (_ENV if source == "env" else _NAME).fullmatch(name):
+        raise ValueError("say where the secret is, not what it is: env:NAME, file:/PATH, secret:NAME or command:ARGV")
+    if source in _PATHS and not name.startswith("/"):
+        raise ValueError(f"{source}: needs an absolute path")
+    if source == "command" and not name.startswith("/"):
+        raise ValueError("command: needs the absolute path of a program, and its arguments")
+    if source in ("env", "secret") and not (_ENV if source == "env" else _NAME).fullmatch(name):
         raise ValueError(f"what follows {source}: is no name")
     if "\0" in name or "\n" in name:
         raise ValueError(f"what follows {source}: is no name")
     return value
 
 
-SecretRef = Annotated[str, AfterValidator(_reference), SecretSelector()]
-"""Type of an option that names a secret: `env:NAME`, `file:/PATH` or `secret:NAME` (one of the engine's)."""
+SecretRef = Annotated[str, AfterValidator(check_reference), SecretSelector()]
+"""Type of an option that names a secret: `env:NAME`, `file:/PATH`, `secret:NAME` (one of the engine's), or
+`command:/PROGRAM ARGUMENTS` (what it writes; without a shell)."""
 
 
 def secret_fields(model: type[Options]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The engine's own secrets, and the keys of encrypted volumes."""
