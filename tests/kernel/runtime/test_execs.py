@@ -57,7 +57,8 @@ def test_user_environment_directory_and_privilege(lab: Lab) -> None:
 
 def test_terminal(lab: Lab) -> None:
     bundle = lab.run("sleep", "600")
-    script = "stty size; read x; stty size; echo $TERM"
+    # crun gives the terminal its size a moment after the process was started, as docker does by a request of its own.
+    script = "until stty size 2>/dev/null; do sleep .02; done; read x; stty size; echo $TERM"
     process = lab.exec(bundle, "sh", "-c", script, stdin=True, tty=True, console_size=(24, 81))
     assert process.socket is not None
     assert b"24 81" in receive_until(process.socket, b"\n")
