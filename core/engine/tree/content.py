@@ -1,7 +1,7 @@
 """What a file's own attribute says of its content: where it is, and which object it is of.
 
-The attribute goes with the inode through every rename, and is changed in one step. It is the truth for hydration: a file
-that is marked and has no readable attribute is never shown. Files that were made locally have none.
+The attribute goes with the inode through every rename, and is changed in one step. It is the truth for hydration: a
+file that is marked and has no readable attribute is never shown. Files that were made locally have none.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import functools
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,12 +22,11 @@ CHUNK = 8 << 20
 _MAX_BITS = 4096  # of the record of chunks: 1 KiB in hex; ext4 has 4 KiB for all attributes of a file
 _VERSION = 1
 
-Where = Literal["remote", "filled", "local"]
-"""`remote`: some of the content is only in the store. `filled`: all of it is here, perhaps not on the disk yet: it counts
-until the machine ends. `local`: all of it is on the disk."""
+Where = Literal["remote", "filled"]
+"""`remote`: some of the content is only in the store. `filled`: all of it is here, perhaps not on the disk yet."""
 
 
-class UnknownContent(Exception):  # noqa: N818  # what is unknown is the content
+class UnknownContent(Exception):
     """A file has no attribute, or one that nobody can understand."""
 
 
@@ -37,27 +37,30 @@ class Content:
     where: Where
     key: str
     """The object's."""
-    etag: str
-    """Of the version that the content is or will be; empty where the store has none."""
-    object_size: int
+    version: str
+    """Of the object that the content is or will be: its etag, or what stands for it."""
     size: int
-    """Of the local file, where that was cut or made longer before the content was fetched."""
     mtime: int
+    """The file's own, while `begun`."""
+    ctime: int
+    """When its inode had last changed before we changed it, while `begun`."""
     inode: int
     """The file's own number. Another one: the attribute was copied from another file."""
-    boot: str = ""
-    """The kernel's run in which `chunks` and `filled` were true: what was only in memory ends with it."""
     begun: bool = False
-    """Content was written since: the file's times are not its own, `mtime` is."""
+    """We have changed the file since: its times are not its own, those above are."""
+    boot: str = ""
+    """The kernel's run in which `chunks` or `filled` became true: what was only in memory ends with it."""
+    at: int = 0
+    """When it was filled, on the clock of that run (CLOCK_BOOTTIME)."""
     chunks: bytes = b""
     """A bit for each group of chunks that is here."""
 
     def encode(self) -> bytes:
         """Return the attribute's value: JSON."""
         fields = {
-            "v": _VERSION, "where": self.where, "key": self.key, "etag": self.etag, "object": self.object_size,
-            "size": self.size, "mtime": self.mtime, "inode": self.inode, "boot": self.boot, "begun": self.begun,
-            "chunks": self.chunks.hex(),
+            "v": _VERSION, "where": self.where, "key": self.key, "version": self.version, "size": self.size,
+            "mtime": self.mtime, "ctime": self.ctime, "inode": self.inode, "begun": self.begun, "boot": self.boot,
+            "at": self.at, "chunks": self.chunks.hex(),
         }  # fmt: skip
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -66,56 +69,55 @@ class Content:
         """Read the attribute's value. Raises UnknownContent."""
         try:
             fields = json.loads(data)
-            if fields["v"] != _VERSION or fields["where"] not in ("remote", "filled", "local"):
+            if fields["v"] != _VERSION or fields["where"] not in ("remote", "filled"):
                 raise UnknownContent(f"version {fields['v']}, {fields['where']!r}")
             return cls(
-                where=fields["where"], key=str(fields["key"]), etag=str(fields["etag"]),
-                object_size=int(fields["object"]), size=int(fields["size"]), mtime=int(fields["mtime"]),
-                inode=int(fields["inode"]), boot=str(fields["boot"]), begun=bool(fields["begun"]),
-                chunks=bytes.fromhex(fields["chunks"]),
+                where=fields["where"], key=str(fields["key"]), version=str(fields["version"]),
+                size=int(fields["size"]), mtime=int(fields["mtime"]), ctime=int(fields["ctime"]),
+                inode=int(fields["inode"]), begun=bool(fields["begun"]), boot=str(fields["boot"]),
+                at=int(fields["at"]), chunks=bytes.fromhex(fields["chunks"]),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError) as err:
             raise UnknownContent(f"its attribute {ATTRIBUTE} cannot be read: {err}") from err
 
-    @property
-    def extent(self) -> int:
-        """How many bytes of the object the file shows."""
-        return min(self.size, self.object_size)
-
-    @property
-    def present(self) -> bool:
-        """All of the content can be read."""
-        return self.where == "local" or (self.where == "filled" and self.boot == boot_id())
-
     def missing(self) -> list[tuple[int, int]]:
         """Return the ranges (start, end) that are to be fetched, of at most `CHUNK` bytes."""
         have = self.chunks if self.boot == boot_id() else b""
-        ranges = [(start, min(start + CHUNK, self.extent)) for start in range(0, self.extent, CHUNK)]
+        ranges = [(start, min(start + CHUNK, self.size)) for start in range(0, self.size, CHUNK)]
         return [r for r in ranges if not _bit(have, r[0] // (CHUNK * self._group))]
 
-    def with_ranges(self, starts: set[int]) -> Content:
-        """Return the content when the ranges that begin at `starts` are here: all that were and are."""
+    def with_chunks(self, starts: Collection[int]) -> Content:
+        """Return the content when the chunks that begin at `starts` are here: all that were and are."""
         step = CHUNK * self._group
-        bits = bytearray(-(-self.extent // step) // 8 + 1)
-        for begin in range(0, self.extent, step):
-            if all(s in starts for s in range(begin, min(begin + step, self.extent), CHUNK)):
+        bits = bytearray(-(-self.size // step) // 8 + 1)
+        for begin in range(0, self.size, step):
+            if all(s in starts for s in range(begin, min(begin + step, self.size), CHUNK)):
                 bits[begin // step // 8] |= 1 << begin // step % 8
         return replace(self, chunks=bytes(bits), boot=boot_id())
 
     @property
     def _group(self) -> int:
         """How many chunks have one bit."""
-        return -(-self.extent // (CHUNK * _MAX_BITS)) or 1
+        return -(-self.size // (CHUNK * _MAX_BITS)) or 1
 
 
 def _bit(bits: bytes, number: int) -> bool:
     return number // 8 < len(bits) and bool(bits[number // 8] >> number % 8 & 1)
 
 
-def read(file: int | str) -> Content | None:
-    """Return what the attribute of a file says, None if it has none. Raises UnknownContent, OSError."""
+def read(fd: int) -> Content | None:
+    """Return what the attribute of an open file says, None if it has none. Raises UnknownContent, OSError."""
+    return _read(fd, follow=True)
+
+
+def read_at(path: str, *, follow: bool = True) -> Content | None:
+    """Return what the attribute of a file says, by a path; otherwise like `read`."""
+    return _read(path, follow=follow)
+
+
+def _read(file: int | str, *, follow: bool) -> Content | None:
     try:
-        return Content.decode(os.getxattr(file, ATTRIBUTE, follow_symlinks=isinstance(file, int)))
+        return Content.decode(os.getxattr(file, ATTRIBUTE, follow_symlinks=follow))
     except OSError as err:
         if err.errno == errno.ENODATA:
             return None

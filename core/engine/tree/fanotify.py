@@ -1,7 +1,7 @@
 """fanotify with pre-content events, by ctypes: who opens or reads a marked file waits until we have answered.
 
-Sources: fanotify(7), fanotify_init(2), fanotify_mark(2), linux/fanotify.h of Linux 6.14. Needs CAP_SYS_ADMIN, Linux 6.14
-and a file system that takes part (ext4, xfs, btrfs). Every function raises OSError.
+Sources: fanotify(7), fanotify_init(2), fanotify_mark(2), linux/fanotify.h of Linux 6.14. Needs CAP_SYS_ADMIN, Linux
+6.14 and a file system that takes part (ext4, xfs, btrfs). Every function raises OSError.
 
 Only marks on inodes are used: they hold in every mount of the file, in every namespace. A mark on a mount would not be
 seen by a container that has a mount of its own. A group, its marks and those who wait live as long as any process has
@@ -167,7 +167,7 @@ def _copy_of(pid: int, fd: int) -> int:
 
 
 def handle_of(fd: int) -> bytes:
-    """Return what names the file of a descriptor on its file system, whatever becomes of its path: see `open_handle`."""
+    """Return what names a file on its file system, whatever becomes of its path: see `open_handle`."""
     buffer = ctypes.create_string_buffer(_HANDLE.pack(_MAX_HANDLE, 0) + bytes(_MAX_HANDLE))
     mount = ctypes.c_int()
     _check(_libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), _AT_EMPTY_PATH), "name_to_handle_at")
@@ -176,6 +176,6 @@ def handle_of(fd: int) -> bytes:
 
 
 def open_handle(directory: int, handle: bytes, flags: int) -> int:
-    """Open the file of a handle through the mount that `directory` is in (open_by_handle_at(2)). ESTALE if it is gone."""
+    """Open a file by its handle through the mount of `directory` (open_by_handle_at(2)). ESTALE if it is gone."""
     buffer = ctypes.create_string_buffer(handle, len(handle))
     return _check(_libc.open_by_handle_at(directory, buffer, flags | os.O_CLOEXEC), "open_by_handle_at")

@@ -1,0 +1,141 @@
+"""Mode `on-demand`: files are placeholders until somebody opens them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.spec.errors import ApplyFailed, EngineError, Unavailable
+from engine.tree import content as contents
+from engine.tree import placeholders, selftest
+from engine.tree.ahead import Ahead
+from engine.tree.content import UnknownContent
+from engine.tree.evict import Evictor
+from engine.tree.fanotify import Group, handle_of
+from engine.tree.fills import Fills
+from engine.tree.guard import Guard
+from engine.tree.hydrate import Hydrator
+from engine.tree.hydration import Entry, Hydration, Site, Usage
+from engine.tree.quiet import QuietMount
+
+log = logging.getLogger(__name__)
+
+_EVERY = 5.0
+"""Seconds between two looks at what the disk and the budget need, and two writes of what was filled to the disk."""
+
+
+class OnDemandHydration(Hydration):
+    """Fetches files through fanotify.
+
+    `run` is the helper's directory, `record` the file of `Fills`. `budget`: bytes, 0 for none; `patience`: seconds.
+    """
+
+    def __init__(self, run: Path, record: Path, *, budget: int = 0, patience: float = 30.0) -> None:
+        self._run = run
+        self._record = record
+        self._budget = budget
+        self._patience = patience
+        self._ending = threading.Event()
+        self._local = 0
+
+    def start(self, site: Site) -> None:
+        """Take over or make the group, mark what is not here, and serve whoever waits. Raises Unsupported."""
+        selftest.check(site.staging)
+        self._site = site
+        self._quiet = QuietMount(str(site.root))
+        root = os.open(site.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._group, taken_over = Group.of(root)
+        finally:
+            os.close(root)
+        log.info("the group of %s was %s", site.root, "taken over" if taken_over else "made")
+        self._group.ignore_mount(self._quiet.root)
+        self._fills = Fills(self._record, self._quiet.root)
+        self._hydrator = Hydrator(self._group, self._quiet, self._fills, site, patience=self._patience)
+        self._evictor = Evictor(self._group, self._quiet, self._hydrator, self._fills, site, self._budget)
+        self._hydrator.on_small = Ahead(self._hydrator, self._quiet).near
+        self._hydrator.on_full = lambda needed: self._evictor.make_room(needed) >= needed
+        self._guard = Guard(self._group, self._hydrator, self._run)
+        self._guard.start()
+        _, self._local = placeholders.mark_all(self._group, self._quiet, self._fills)
+        self._upkeep = threading.Thread(target=self._keep_up, name="evict", daemon=True)
+        self._upkeep.start()
+
+    def prepare(self, entries: Sequence[Entry]) -> None:
+        """Make placeholders of these files."""
+        for number, entry in enumerate(entries):
+            staged = self._site.staging / f"placeholder-{number}"
+            staged.unlink(missing_ok=True)
+            try:
+                is_one = placeholders.make(entry, staged, self._group)
+                self._site.install(entry, staged, hydrated=not is_one)
+            except OSError as err:
+                raise ApplyFailed(f"no placeholder for {entry.path!r}", why=str(err)) from err
+
+    def ensure(self, path: str) -> None:
+        """Return when a file is complete. Raises Unavailable; a file that is gone is complete."""
+        try:
+            fd = self._quiet.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            if self.complete(fd):
+                return
+            handle = handle_of(fd)
+        finally:
+            os.close(fd)
+        done = threading.Event()
+        result: list[int] = []
+
+        def release(error: int) -> None:
+            result.append(error)
+            done.set()
+
+        self._hydrator.demand(handle, release)
+        done.wait()  # the hydrator's patience ends it
+        if result[0]:
+            raise Unavailable(f"{path!r} cannot be fetched", why=self._hydrator.last_error or os.strerror(result[0]))
+
+    def forget(self, path: str) -> None:
+        """Nothing: what is kept for a file lies in the file."""
+
+    def complete(self, descriptor: int) -> bool:
+        """Return whether an open file says that its content is here; one that says nothing was made locally."""
+        try:
+            found = contents.read(descriptor)
+        except UnknownContent:
+            return False
+        return found is None or self._fills.present(found)
+
+    def usage(self) -> Usage:
+        """Return how many bytes are held here; files that programs write are counted when a helper starts."""
+        return Usage(max(0, self._local + self._hydrator.filled_bytes - self._evictor.evicted_bytes))
+
+    def group(self) -> int:
+        """Return the descriptor of the group, which whoever runs a container on the tree is to hold open."""
+        return self._group.fd
+
+    def close(self) -> None:
+        """End: who still waits gets EIO. Nobody may see the tree any more."""
+        self._ending.set()
+        self._upkeep.join(30)
+        self._hydrator.close(5)
+        self._guard.close(end=True)
+        self._fills.sync()
+        self._group.close()
+        self._quiet.close()
+
+    def _keep_up(self) -> None:
+        synced = -1
+        while not self._ending.wait(_EVERY):
+            try:
+                if excess := self._evictor.excess():
+                    self._evictor.make_room(excess)
+                if synced != self._hydrator.filled_bytes:
+                    synced = self._hydrator.filled_bytes
+                    self._fills.sync()
+            except (EngineError, OSError) as err:
+                log.error("upkeep: %s", err)

@@ -1,0 +1,79 @@
+"""Files without content: size, times, mode and owner are the object's; the content comes when somebody opens them.
+
+A placeholder is made where containers do not see it, marked, and then gets its name: a descriptor from before the mark
+would read zeroes for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from engine.tree import content as contents
+from engine.tree.content import Content, UnknownContent
+from engine.tree.fanotify import Group
+from engine.tree.fills import Fills
+from engine.tree.hydration import Entry
+from engine.tree.quiet import QuietMount
+
+log = logging.getLogger(__name__)
+
+
+def make(entry: Entry, staged: Path, group: Group) -> bool:
+    """Make a placeholder in the staging directory, marked; return whether it is one: an empty file is complete."""
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if entry.size == 0:
+            return False
+        os.ftruncate(fd, entry.size)
+        facts = os.fstat(fd)
+        group.mark(fd)
+        contents.write(
+            fd,
+            Content(
+                where="remote", key=entry.path, version=entry.version, size=entry.size, mtime=0, ctime=0,
+                inode=facts.st_ino,
+            ),
+        )  # fmt: skip
+        return True
+    finally:
+        os.close(fd)
+
+
+def mark_all(group: Group, quiet: QuietMount, fills: Fills) -> tuple[int, int]:
+    """Mark every file of a tree whose content is not here; return how many, and the bytes of those that are here.
+
+    After a restart the marks may be gone: this comes before anybody sees the tree. A file whose attribute cannot be
+    understood, or is of another file, is marked, too: whoever opens it gets an error.
+    """
+    marked = local = 0
+    for path, entry in quiet.files():
+        try:
+            facts = entry.stat(follow_symlinks=False)
+            fd = quiet.open(path, os.O_PATH)
+        except FileNotFoundError:  # renamed or removed meanwhile
+            continue
+        try:
+            if _incomplete(f"/proc/self/fd/{fd}", path, facts.st_ino, fills):
+                group.mark(fd)
+                marked += 1
+            else:
+                local += facts.st_blocks * 512
+        finally:
+            os.close(fd)
+    return marked, local
+
+
+def _incomplete(file: str, path: str, inode: int, fills: Fills) -> bool:
+    try:
+        found = contents.read_at(file)
+    except UnknownContent as err:
+        log.error("%s cannot be shown: %s", path, err)
+        return True
+    if found is None or fills.present(found):
+        return False
+    if found.inode != inode:
+        log.error("%s cannot be shown: it is a copy of a file that was not here", path)
+        return found.where == "remote"
+    return True
