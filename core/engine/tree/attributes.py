@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from engine.spec.errors import InvalidParameter
+from engine.tree.beneath import name_in
 
 Kind = Literal["file", "directory", "symlink"]
 """What a tree holds. Devices, sockets and FIFOs stay local: no store has such things."""
@@ -21,6 +22,7 @@ DEFAULT_DIRECTORY_MODE = 0o755
 _XATTRS = ("user.", "security.capability", "system.posix_acl_access", "system.posix_acl_default")
 """Extended attributes that travel. Others belong to the host (labels of SELinux, IMA) or to the engine (`trusted.`)."""
 _BASE64 = "base64:"
+_O_PATH = 0o10000000  # open(2)
 
 
 class Attributes(NamedTuple):
@@ -119,23 +121,33 @@ def read_xattrs(path: str | int) -> tuple[tuple[str, bytes], ...]:
     return tuple(found)
 
 
-def apply(path: str, wanted: Attributes, *, times: bool = True) -> list[str]:
+def apply(directory: int, name: str, wanted: Attributes) -> list[str]:
     """Give a local file its attributes, and return what the file system refused, in words.
 
-    Owners and extended attributes may be refused (other file systems, missing capabilities); that is said, not hidden.
-    Raises OSError if the file itself cannot be changed.
+    `name` is in the directory of that descriptor and is not followed. Owners and extended attributes may be refused
+    (other file systems, missing capabilities); that is said, not hidden. Raises OSError if the file cannot be changed.
     """
+    path = name_in(directory, name)
     refused = []
     try:
-        os.chown(path, wanted.uid, wanted.gid, follow_symlinks=False)
+        os.chown(name, wanted.uid, wanted.gid, dir_fd=directory, follow_symlinks=False)
     except PermissionError as err:
         refused.append(f"owner {wanted.uid}:{wanted.gid}: {err.strerror}")
     refused += _apply_xattrs(path, wanted)
     if wanted.kind != "symlink":
-        os.chmod(path, wanted.mode)  # after chown(2), which takes setuid away
-    if times:
-        os.utime(path, ns=(wanted.mtime_ns, wanted.mtime_ns), follow_symlinks=False)
+        _chmod(directory, name, wanted.mode)  # after chown(2), which takes setuid away
+    os.utime(name, ns=(wanted.mtime_ns, wanted.mtime_ns), dir_fd=directory, follow_symlinks=False)
     return refused
+
+
+def _chmod(directory: int, name: str, mode: int) -> None:
+    """Change a mode without following a link: chmod(2) cannot say so, but a descriptor without access can."""
+    fd = os.open(name, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not modes.S_ISLNK(os.fstat(fd).st_mode):
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
 
 
 def _apply_xattrs(path: str, wanted: Attributes) -> list[str]:

@@ -9,6 +9,7 @@ restarted), then `ensure`, `forget`, `complete` and `usage` from any thread, at 
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,11 @@ class Signature(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Signature:
+        """Return the signature of a file by its stat."""
+        return cls(facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 class Entry(NamedTuple):
@@ -122,8 +128,22 @@ class Hydration(ABC):
         """Note that the tree removed a file, or gave it another name; what was kept for it can go."""
 
     @abstractmethod
+    def moved(self, path: str, version: str) -> None:
+        """Note that a file without all its content was renamed: it is now in the object `path`, of that version.
+
+        When this returns, the object of the old name is removed.
+        """
+
+    @abstractmethod
+    def open(self, path: str) -> int:
+        """Open a regular file for reading, without waiting for its content; the tree closes it. Raises OSError.
+
+        `Root.open` of `engine.tree.beneath` does it where files have no placeholders.
+        """
+
+    @abstractmethod
     def complete(self, descriptor: int) -> bool:
-        """Return whether an open file has all its content, by what the file itself says.
+        """Return whether a file that `open` opened has all its content, by what the file itself says.
 
         The tree asks before it reads a file to upload it, and when the journal knows nothing of it.
         """

@@ -1,0 +1,134 @@
+"""Access to a tree that somebody else changes at the same time: never through a symbolic link, never outside.
+
+What is in the tree belongs to containers, and this process is root on the host: a directory that is exchanged for a
+link to `/etc` must lead nowhere. Every path is resolved by openat2(2) below the tree's own descriptor, and the last
+component is used with that directory's descriptor and never followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_SYS_OPENAT2 = 437
+_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH (linux/openat2.h)
+_NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
+_WAIT_BEFORE, _WRITE = 1, 2  # sync_file_range(2)
+_F_SETLEASE, _F_WRLCK, _F_UNLCK = 1024, 1, 2
+
+
+class Root:
+    """The directory of a tree, held by a descriptor."""
+
+    def __init__(self, path: str) -> None:
+        """Open it. Raises OSError."""
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.device = os.fstat(self._fd).st_dev
+
+    def close(self) -> None:
+        """Give up the descriptor."""
+        os.close(self._fd)
+
+    @contextlib.contextmanager
+    def directory(self, path: str) -> Iterator[int]:
+        """Open a directory of the tree ("" is the root). Raises OSError (ELOOP, ENOTDIR, ENOENT, EXDEV)."""
+        fd = self.open_directory(path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def open_directory(self, path: str) -> int:
+        """The same, for the caller to close."""
+        how = struct.pack("=QQQ", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE)
+        name = os.fsencode(path) or b"."
+        while True:
+            fd = int(_libc.syscall(_SYS_OPENAT2, self._fd, name, how, len(how)))
+            if fd >= 0:
+                return fd
+            number = ctypes.get_errno()
+            if number != errno.EAGAIN:  # a rename elsewhere disturbed the look-up
+                raise OSError(number, os.strerror(number), path)
+
+    @contextlib.contextmanager
+    def place(self, path: str) -> Iterator[tuple[int, str]]:
+        """Open the directory that a path is in; give its descriptor and the path's last component."""
+        parent, _, name = path.rpartition("/")
+        with self.directory(parent) as fd:
+            yield fd, name
+
+    def open(self, path: str) -> int:
+        """Open a file for reading. A link, a device or a FIFO is not followed and does not block. Raises OSError."""
+        with self.place(path) as (fd, name):
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+
+    def lstat(self, path: str) -> os.stat_result | None:
+        """Return what is at a path; None if nothing is."""
+        try:
+            with self.place(path) as (fd, name):
+                return os.stat(name or ".", dir_fd=fd, follow_symlinks=False)
+        except OSError as err:
+            if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+
+
+def name_in(fd: int, name: str) -> str:
+    """Return a path for functions that take no descriptor of a directory; its last component must not be followed."""
+    return f"/proc/self/fd/{fd}/{name}"
+
+
+def rename_new(source: str, fd: int, name: str) -> bool:
+    """Move a file to a name that must be free; return whether it was."""
+    return _renameat2(-100, source, fd, name, _NOREPLACE, errno.EEXIST)
+
+
+def take_out(fd: int, name: str, target: str) -> bool:
+    """Move a file from a directory to a path that is free; return whether there was one."""
+    return _renameat2(fd, name, -100, target, _NOREPLACE, errno.ENOENT)
+
+
+def exchange(staged: str, fd: int, name: str) -> bool:
+    """Let two names change places in one step; return whether both were there."""
+    return _renameat2(-100, staged, fd, name, _EXCHANGE, errno.ENOENT)
+
+
+def _renameat2(from_fd: int, source: str, to_fd: int, target: str, flags: int, expected: int) -> bool:
+    if _libc.renameat2(from_fd, os.fsencode(source), to_fd, os.fsencode(target), flags) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number == expected:
+        return False
+    raise OSError(number, os.strerror(number), target)
+
+
+def settle_pages(fd: int) -> None:
+    """Begin to write a file's dirty pages, so that a later store through a mapping is a change of its mtime.
+
+    A store to a page that is dirty already changes no time: without this, what is stored after an upload read the page
+    would never be seen. On a file system without the call fdatasync(2) does the same.
+    """
+    if _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WAIT_BEFORE | _WRITE) != 0:
+        os.fdatasync(fd)
+
+
+def in_use(fd: int) -> bool:
+    """Return whether another descriptor or a mapping of an open file exists: a lease for writing is refused then.
+
+    `fd` is open for reading (fcntl(2), "Leases").
+    """
+    try:
+        fcntl.fcntl(fd, _F_SETLEASE, _F_WRLCK)
+    except OSError as err:
+        if err.errno in (errno.EAGAIN, errno.EACCES):
+            return True
+        raise
+    fcntl.fcntl(fd, _F_SETLEASE, _F_UNLCK)
+    return False
