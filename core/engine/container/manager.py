@@ -463,7 +463,7 @@ class ContainerManager:
 
     def _unpublished(self, container: Container, record: NetworkRecord) -> builtins.list[PortRequest]:
         """Return the ports that a new network of a running container is to publish: all, if no other one does."""
-        if any(a.ports for a in self._networks.attachments(container.id)) or not self._networks.caps(record).ports:
+        if self._networks.port_bindings(container.id) or not self._networks.publishes(record):
             return []
         return requested_ports(container.config, container.host_config)
 

@@ -56,7 +56,7 @@ def member_of(endpoint: Attachment, network: NetworkRecord) -> Member:
         names=tuple(dict.fromkeys(name for name in map(canonical, names) if name)),
         addresses=tuple(address.partition("/")[0] for address in endpoint.addresses),
         services=frozenset(published | set(_exposed(container.exposed))),
-        named=not network.predefined,
+        named=not network.predefined and not network.is_gateway,
         internal=network.internal,
         servers=container.dns or (endpoint.lease.dns if endpoint.lease else ()),
         ndots=container.ndots,

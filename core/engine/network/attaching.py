@@ -161,7 +161,8 @@ class Attaching:
             raise Unsupported(f"containers on network {record.name} have no addresses", driver=record.driver)
         self._addresses.avoid(record, host_addresses(network).keys() - {settings.ip, settings.ip6})
         chosen = [] if self.leasing.serves(record) else self._addresses.choose(record, settings, container, names)
-        gateways = () if record.internal else tuple(pool.gateway for pool, _ in chosen if pool.gateway)
+        routed = not record.internal and caps.gateway is None
+        gateways = tuple(pool.gateway for pool, _ in chosen if pool.gateway) if routed else ()
         attachment = Attachment(
             id=id,
             network=record.id,

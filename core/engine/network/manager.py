@@ -13,18 +13,19 @@ from engine.network import views
 from engine.network.addresses import Addresses, Fixed
 from engine.network.attaching import FAMILIES, Attaching, check_ports
 from engine.network.creation import Creation, NetworkRequest
-from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
+from engine.network.model import GATEWAY, Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
 from engine.network.names import Names, NoNames
 from engine.network.planner import Planner
 from engine.network.publishing import Publishing
 from engine.network.replanning import announce, elect
 from engine.network.store import NetworkStore
+from engine.network.wayout import LOWEST_PRIORITY, WayOut
 from engine.plugins import Plugins
 from engine.reconcile import netns
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import ApplyFailed, EngineError, Forbidden, NotFound
-from engine.spec.network import NetworkCaps
+from engine.spec.network import LocalGateway, NetworkCaps
 from engine.spec.resource import Plan
 from engine.spec.values import family_of
 from engine.state import State
@@ -80,6 +81,7 @@ class NetworkManager:
         self._attaching = Attaching(
             state, self._store, self._creation, self._planner, self._addresses, reconciler, plugins
         )
+        self._way_out = WayOut(self._planner, self._gateway)
         self.publishing = Publishing(state, self._store, self._planner, self._attaching.ports, reconciler)
         """Ports of running containers that come, go and move."""
 
@@ -156,6 +158,25 @@ class NetworkManager:
                 name = f"{driver}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
             return self._create(
                 NetworkRequest(name=name, driver=driver, options=options, default_for=key, predefined=predefined)
+            )
+
+    def _gateway(self, driver: str, gateway: LocalGateway, ipv6: bool) -> NetworkRecord:
+        """Return the network that leads out containers on networks of a driver, created on first use."""
+        name = f"{driver}-gateway{'6' if ipv6 else ''}"
+        with self._creation.lock:
+            for network in self._store.networks():
+                if network.default_for == f"{GATEWAY}{name}":
+                    return network
+            while self._store.by_name(name) is not None:  # a person has a network of that name
+                name += "-1"
+            return self._create(
+                NetworkRequest(
+                    name=name,
+                    driver=gateway.driver,
+                    options=gateway.options,
+                    ipv6=ipv6,
+                    default_for=f"{GATEWAY}{driver}-gateway{'6' if ipv6 else ''}",
+                )
             )
 
     def get(self, ref: str) -> NetworkRecord:
@@ -250,11 +271,13 @@ class NetworkManager:
         """
         record = self.get(network)
         held = {family_of(g) for e in self._store.of_container(container.id) for g in e.gateways}
+        here = ports if self.caps(record).ports else ()
         attachment = self._attaching.attach(
-            record.id, container, sandbox, settings or EndpointSettings(), ports, FAMILIES - held
+            record.id, container, sandbox, settings or EndpointSettings(), here, FAMILIES - held
         )
         self._told(record, attachment, "connect")
         try:
+            self._lead_out(container, sandbox, () if here else ports)
             self._names.attached(container.id, sandbox)
             if held:
                 self._attaching.replanning.reroute(container.id)
@@ -273,10 +296,9 @@ class NetworkManager:
     ) -> Sequence[Attachment]:
         """Attach a starting container to all its networks, in order; on failure to none."""
         records = [(self.get(ref), settings) for ref, settings in wishes]
-        winners = elect(
-            (r.id, r.name, s.gw_priority, [p.gateway for p in r.pools if p.gateway and not r.internal])
-            for r, s in records
-        )
+        if extra := self._way_out.of([record for record, _ in records]):
+            records.append((extra, EndpointSettings(gw_priority=LOWEST_PRIORITY)))
+        winners = elect((r.id, r.name, s.gw_priority, self._way_out.routers(r)) for r, s in records)
         publisher = self._publisher([r for r, _ in records], winners.get(4, ""), ports)
         done: list[Attachment] = []
         try:
@@ -290,7 +312,23 @@ class NetworkManager:
             for attachment in reversed(done):
                 self._detach(attachment, namespace_gone=False)
             raise
-        return done
+        return [a for a in done if not self._is_gateway(a)]
+
+    def _is_gateway(self, attachment: Attachment) -> bool:
+        return self._store.get(attachment.network).is_gateway
+
+    def _lead_out(self, container: ContainerRef, sandbox: Sandbox, ports: Sequence[PortRequest] = ()) -> None:
+        """Put a running container on the gateway network if its others do not lead out (any more), or take it off."""
+        endpoints = self._store.of_container(container.id)
+        needed = self._way_out.of([self._store.get(e.network) for e in endpoints])
+        for endpoint in [e for e in endpoints if self._is_gateway(e)]:
+            if needed is None or endpoint.network != needed.id:
+                self._attaching.replanning.reroute(container.id)
+                self.publishing.follow(container.id, endpoint.network)
+                self._detach(self._store.endpoint(endpoint.id) or endpoint, namespace_gone=False)
+        if needed is not None and all(e.network != needed.id for e in endpoints):
+            settings = EndpointSettings(gw_priority=LOWEST_PRIORITY)
+            self._told(needed, self._attaching.attach(needed.id, container, sandbox, settings, ports), "connect")
 
     def _publisher(self, records: Sequence[NetworkRecord], favourite: str, ports: Sequence[PortRequest]) -> str:
         """Return the id of the network on which a container's ports are published: that of its default route, or else
@@ -305,7 +343,13 @@ class NetworkManager:
 
     def check_ports(self, networks: Sequence[str], ports: Sequence[PortRequest]) -> None:
         """Raise Unsupported when a container of these networks could not publish ports: asked when it is created."""
-        self._publisher([self.get(ref) for ref in networks], "", ports)
+        records = [self.get(ref) for ref in networks]
+        if not any(self._way_out.publishes(record) for record in records):
+            self._publisher(records, "", ports)
+
+    def publishes(self, record: NetworkRecord) -> bool:
+        """Return whether ports of a container on this network can be published, there or on its way out."""
+        return self._way_out.publishes(record)
 
     def detach(self, container_id: str, network: str, *, namespace_gone: bool = False) -> None:
         """Take a container off a network. Raises NotFound if it is not on it.
@@ -320,6 +364,8 @@ class NetworkManager:
             self.publishing.follow(container_id, record.id)
         self._detach(self._store.endpoint(found[0].id) or found[0], namespace_gone=namespace_gone)
         if not namespace_gone:
+            if not record.is_gateway:
+                self._lead_out(found[0].container, Sandbox(Path(found[0].sandbox)))
             self._attaching.replanning.reroute(container_id)
 
     def detach_all(self, container_id: str, *, shared: bool = False) -> None:
@@ -345,8 +391,8 @@ class NetworkManager:
         return self._names.serves(container_id)
 
     def attachments(self, container_id: str) -> Sequence[Attachment]:
-        """Return a container's endpoints, in the order of their attachment."""
-        return self._store.of_container(container_id)
+        """Return a container's endpoints on networks that somebody chose, in the order of their attachment."""
+        return [e for e in self._store.of_container(container_id) if not self._is_gateway(e)]
 
     def rename(self, container: ContainerRef) -> None:
         """Note a container's new name in its endpoints."""
@@ -355,7 +401,8 @@ class NetworkManager:
 
     def inspect_endpoints(self, container_id: str) -> dict[str, views.JsonObject]:
         """Return NetworkSettings.Networks of a running container's inspection."""
-        return {e.network_name: views.endpoint_settings(e) for e in self._store.of_container(container_id)}
+        endpoints = [e for e in self._store.of_container(container_id) if not self._is_gateway(e)]
+        return {e.network_name: views.endpoint_settings(e) for e in endpoints}
 
     def port_bindings(self, container_id: str) -> dict[str, Sequence[views.JsonObject]]:
         """Return NetworkSettings.Ports of a running container's inspection: the published ones."""

@@ -14,6 +14,8 @@ from engine.spec.network import LinkFact, Subnet
 from engine.spec.values import family_of
 
 Protocol = Literal["tcp", "udp", "sctp"]
+GATEWAY = "gateway/"
+"""What `default_for` of a network begins with that is the way out of others."""
 
 
 class Record(BaseModel):
@@ -161,6 +163,11 @@ class NetworkRecord(Record):
     def subnets(self) -> tuple[Subnet, ...]:
         """The address pools, as drivers see them."""
         return tuple(Subnet(prefix=p.subnet, gateway=p.gateway) for p in self.pools)
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether the engine made it as the way out of containers on networks that lead nowhere."""
+        return self.default_for.startswith(GATEWAY)
 
     @property
     def owner(self) -> str:
