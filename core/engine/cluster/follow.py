@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from engine.cluster.store import Batch, ClusterStore, Compacted, Listing, Watch
-from engine.spec.errors import Unavailable
+from engine.spec.errors import EngineError
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
@@ -75,7 +75,7 @@ class Follower:
             except Compacted:
                 log.info("%s: changes were missed, it is listed anew", self._prefix)
                 revision = 0
-            except Unavailable as err:
+            except EngineError as err:
                 self._reachable(str(err))
                 self._closed.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
