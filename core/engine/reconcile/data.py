@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from engine.reconcile import loops, mountapi, mountinfo
+from engine.reconcile import encryption, gocryptfs, loops, mountapi, mountinfo
 from engine.reconcile.applier import BatchError, Context, Difference
+from engine.reconcile.encryption import NoKeys, VolumeKeys
+from engine.spec.encryption import EncryptedDirectory, GocryptStore
 from engine.spec.errors import ApplyFailed, Conflict, EngineError, Unsupported
 from engine.spec.mounts import Directory, Image
 from engine.spec.resource import Key, Resource
@@ -34,16 +36,20 @@ _FEATURES = {"ext4": "-O", "xfs": "-m", "btrfs": "-O"}
 
 
 class DataApplier:
-    """Applier of the family "path": directories, and images with a file system."""
+    """Applier of the family "path": directories, images with a file system, and encrypted directories of both kinds."""
 
     families: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    def __init__(self, keys: VolumeKeys | None = None) -> None:
+        """Take where the keys of encrypted directories are."""
+        self._keys = keys or NoKeys()
 
     def create(self, batch: Sequence[Resource], context: Context) -> Sequence[Resource]:
         """Make data that does not exist yet. Raises BatchError."""
         created: list[Resource] = []
         for resource in batch:
             try:
-                _create(resource)
+                _create(resource, self._keys)
             except (OSError, EngineError) as err:
                 raise _refused(resource, err, created, context.owner) from err
             created.append(resource)
@@ -65,9 +71,13 @@ class DataApplier:
             path = _path(resource)
             if not path.exists():
                 found.append(Difference(key, "missing", owner=owner, resource=resource))
-            elif path.is_dir() != isinstance(resource, Directory):
+            elif path.is_dir() is isinstance(resource, Image):
                 seen = "directory" if path.is_dir() else "file"
                 found.append(Difference(key, "foreign", {"kind": (resource.kind, seen)}, owner, resource))
+            elif isinstance(resource, EncryptedDirectory) and (
+                fields := encryption.directory_difference(resource, self._keys)
+            ):
+                found.append(Difference(key, "foreign", fields, owner, resource))
         return found
 
     def unwanted(self, wanted: Mapping[Key, Resource]) -> list[Difference]:
@@ -80,11 +90,11 @@ class DataApplier:
 
 
 def _path(resource: Resource) -> Path:
-    assert isinstance(resource, Directory | Image)
+    assert isinstance(resource, Directory | Image | EncryptedDirectory | GocryptStore)
     return Path(resource.path)
 
 
-def _create(resource: Resource) -> None:
+def _create(resource: Resource, keys: VolumeKeys) -> None:
     match resource:
         case Directory():
             path = Path(resource.path)
@@ -93,6 +103,10 @@ def _create(resource: Resource) -> None:
             path.chmod(resource.mode)  # mkdir's mode is cut by the umask, and chown clears setgid
         case Image():
             _create_image(resource)
+        case EncryptedDirectory():
+            encryption.make_directory(resource, keys)
+        case GocryptStore():
+            gocryptfs.make_store(resource, keys.read(resource.slots))
         case _:
             raise Unsupported(f"data of kind {resource.kind!r} is not known here")
     _sync_directory(_path(resource).parent)

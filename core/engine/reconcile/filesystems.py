@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from engine.reconcile import loops, mountapi
+from engine.reconcile import gocryptfs, loops, mountapi
+from engine.reconcile.encryption import VolumeKeys
+from engine.spec.encryption import GocryptMount
 from engine.spec.mounts import Bind, ImageMount, Mount, OverlayMount, Tmpfs
 from engine.spec.resource import Resource
 
@@ -223,10 +225,10 @@ def main() -> int:
     return 0
 
 
-def make(resource: Resource, target: int) -> int | None:
+def make(resource: Resource, target: int, keys: VolumeKeys) -> int | None:
     """Return a detached mount of what a resource describes, or mount it on `target` (O_PATH) and return None.
 
-    Raises OSError.
+    Raises OSError, and what reading the key of an encrypted one raises.
     """
     match resource:
         case Bind():
@@ -239,6 +241,9 @@ def make(resource: Resource, target: int) -> int | None:
             return _overlay(resource, target)
         case Mount():
             _mount(resource, target)
+            return None
+        case GocryptMount():
+            gocryptfs.serve(resource, str(Path(f"/proc/self/fd/{target}").readlink()), keys.read(resource.slots))
             return None
     raise OSError(errno.EOPNOTSUPP, f"mounts of kind {resource.kind!r} are not known here")
 

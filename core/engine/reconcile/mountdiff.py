@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.reconcile import loops, mountapi
 from engine.reconcile.filesystems import options_of
 from engine.reconcile.mountinfo import Mounted
+from engine.spec.encryption import GocryptMount
 from engine.spec.mounts import Bind, ImageMount, Mount, OverlayMount, Tmpfs
 from engine.spec.resource import Resource
 
@@ -30,6 +31,10 @@ def identity_difference(resource: Resource, mounted: Mounted) -> dict[str, tuple
             wanted = _identity(resource.image)
             same = backing is not None and (backing.backing_device, backing.backing_inode) == wanted
             return _fstype(resource.fs, mounted) or ({} if same else {"image": (resource.image, mounted.source)})
+        case GocryptMount():
+            fields = _fstype("fuse.gocryptfs", mounted)
+            same = mounted.source == resource.store
+            return fields or ({} if same else {"store": (resource.store, mounted.source)})
         case Mount():
             fields = _fstype(resource.fstype, mounted)
             return fields or ({} if _same_source(resource, mounted) else {"source": (resource.source, mounted.source)})

@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from engine.reconcile import filesystems, mountapi, mountinfo
-from engine.reconcile.applier import Context, Difference
+from engine.reconcile import filesystems, gocryptfs, mountapi, mountinfo
+from engine.reconcile.applier import BatchError, Context, Difference
+from engine.reconcile.encryption import NoKeys, VolumeKeys
 from engine.reconcile.filesystems import options_of, target_of
 from engine.reconcile.mountdiff import identity_difference, may_be_read_only, option_difference
 from engine.reconcile.mountfailures import refused
+from engine.spec.encryption import GocryptMount
+from engine.spec.errors import EngineError
 from engine.spec.mounts import Bind
 from engine.spec.resource import Key, Resource
 
@@ -35,8 +38,9 @@ class MountApplier:
 
     families: ClassVar[frozenset[str]] = frozenset({"mount"})
 
-    def __init__(self, roots: Sequence[str | os.PathLike[str]]) -> None:
-        """Take the roots; they need not exist yet."""
+    def __init__(self, roots: Sequence[str | os.PathLike[str]], keys: VolumeKeys | None = None) -> None:
+        """Take the roots, which need not exist yet, and where the keys of encrypted mounts are."""
+        self._keys = keys or NoKeys()
         self._roots = tuple((str(Path(root).absolute()), str(Path(root).resolve())) for root in roots)
 
     # Applier
@@ -49,6 +53,8 @@ class MountApplier:
                 self._create(resource)
             except OSError as err:
                 raise refused(resource, err, created, context.owner) from err
+            except EngineError as err:
+                raise BatchError(resource, err, created) from err
             created.append(resource)
         return created
 
@@ -93,6 +99,8 @@ class MountApplier:
                 found.append(Difference(key, "missing", owner=owner, resource=resource))
                 continue
             fields = identity_difference(resource, mounted)
+            if not fields and isinstance(resource, GocryptMount) and gocryptfs.is_dead(mounted.target):
+                fields = {"process": ("running", "ended")}
             state = "replace" if fields else "differs"
             fields = fields or option_difference(resource, mounted)
             if fields:
@@ -127,11 +135,11 @@ class MountApplier:
         try:
             if mountapi.identify(target).mount_root:
                 raise FileExistsError(errno.EEXIST, "something is mounted there already", target_of(resource))
-            mount = filesystems.make(resource, target)
+            mount = filesystems.make(resource, target, self._keys)
             if mount is not None:
                 _attach(mount, target)
                 return
-        except OSError:
+        except (OSError, EngineError):
             self._forget_place(f"{root}/{relative}")
             raise
         finally:

@@ -79,8 +79,8 @@ class Reconciler:
     def remove(self, owner: str, *, namespace_gone: bool = False) -> list[Difference]:
         """Remove what only this owner wants, and return what could not be removed; data stays.
 
-        With `namespace_gone` the owner's sandbox was destroyed before: what lived in it, and the host end of a pair
-        into it, goes by itself (the kernel needs some 50 ms) and is not removed singly.
+        With `namespace_gone` the owner's sandbox was destroyed, or is about to be: what lives in it, and the host end of
+        a pair into it, goes by itself (the kernel needs some 50 ms) and is not removed singly.
         """
         return self._in_worker(self._remove, owner, namespace_gone)
 
@@ -163,9 +163,17 @@ class Reconciler:
                 self._execution.applier(extern).create([extern], claim.context)
             except BatchError as err:
                 raise explain(err, claim.owner) from err.cause
-        data = {task.resource.key: task.resource for task in claim.tasks() if task.resource.LIFE == "data"}
-        if creating or not data:
-            return
+        if not creating:
+            self._check_data(claim, inside=False)
+
+    def _check_data(self, claim: Claim, *, inside: bool) -> None:
+        """Raise Unavailable for missing data; with `inside`, for what lies in a mount of the plan, which is there now."""
+        sessions = {task.place for task in claim.tasks() if task.resource.LIFE == "session"}
+        data = {
+            task.resource.key: task.resource
+            for task in claim.tasks()
+            if task.resource.LIFE == "data" and inside is any(place in sessions for place in task.requires())
+        }
         for resource in data.values():
             view = {resource.key: resource}
             for difference in self._execution.applier(resource).diff(view, {resource.key: claim.context}):
@@ -189,6 +197,7 @@ class Reconciler:
                 if left or not (err.exists or self._repair_foundation(claim, err)):
                     raise explain(err, claim.owner, left) from err.cause
                 self._settle(claim, made, creating)
+            self._check_data(claim, inside=True)
         except BaseException as err:
             # A thing that exists was refused, the second way failed as well, or an applier has a fault.
             left = self._undo(made)

@@ -44,6 +44,8 @@ class VolumeRecord(Frozen):
     """Who will mount it again: containers that exist, running or not."""
     applied: VolumePlan | None = None
     """What the driver answered when it was mounted: it is released by this, not by what the driver would say today."""
+    exposed: bool = False
+    """Somebody may have written since all of it was in its store. Only for volumes whose content is kept in one."""
     path: str = ""
     """Where its content is, or would be, on the host."""
     populating: bool = False
@@ -95,6 +97,8 @@ def needed_to_create(plan: Plan) -> Plan:
     data = tuple(r for r in plan.resources if r.LIFE == "data")
     targets = [t for r in plan.resources if (t := getattr(r, "target", None))]
     inside = any(str(getattr(r, "path", "")).startswith(f"{target}/") for r in data for target in targets)
+    sessions = {r.key for r in plan.resources if r.LIFE == "session"}
+    inside = inside or any(key in sessions for r in data for key in r.requires())
     return plan if inside else plan.model_copy(update={"resources": data})
 
 

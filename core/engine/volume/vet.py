@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Mapping
 
+from engine.spec.encryption import SLOTS_FILE, EncryptedDirectory, FscryptKey, GocryptMount, GocryptStore, KeySlots
 from engine.spec.errors import DriverFault
 from engine.spec.mounts import Bind, Directory, Image, ImageMount, Mount, OverlayMount, Tmpfs
 from engine.spec.resource import Plan, Resource, kind_of
@@ -45,7 +46,7 @@ def vet(volume: Volume, answer: object, given: Mapping[str, str]) -> VolumePlan:
     for resource in plan.resources:
         if type(resource) is not kind_of(resource.kind):
             raise fault(f"{type(resource).__name__} is not the resource of kind {resource.kind!r}")
-        for problem in _problems(resource, volume, given):
+        for problem in (*_problems(resource, volume, given), *_keyed_problems(resource, volume, plan)):
             raise fault(f"{'/'.join(resource.key)}: {problem}")
     made = [str(getattr(r, "target", getattr(r, "path", ""))) for r in plan.resources]
     if not any(answer.path == place or _below(answer.path, place) for place in made):
@@ -89,8 +90,31 @@ def _problems(resource: Resource, volume: Volume, given: Mapping[str, str]) -> I
                 yield f"the source {resource.source!r} is not what the operator gave in an option"
         case SyncedTree():
             yield from _tree(resource, volume, given)
+        case KeySlots() | FscryptKey() | EncryptedDirectory() | GocryptStore() | GocryptMount():
+            return  # below
         case _:
             yield f"resources of kind {resource.kind!r} are not for volumes"
+
+
+def _keyed_problems(resource: Resource, volume: Volume, plan: Plan) -> Iterator[str]:
+    """What is wrong with a resource of an encrypted volume."""
+    slots = (
+        resource.path if isinstance(resource, KeySlots) else getattr(resource, "slots", f"{volume.data}/{SLOTS_FILE}")
+    )
+    if slots != f"{volume.data}/{SLOTS_FILE}":
+        yield f"the key slots of a volume are {volume.data}/{SLOTS_FILE}"
+    images = [r.target for r in plan.by_kind(ImageMount) if isinstance(r, ImageMount)]
+    match resource:
+        case GocryptStore():
+            yield from _data(resource.path, volume)
+        case EncryptedDirectory() if not any(_below(resource.path, image) for image in images):
+            yield from _data(resource.path, volume)
+        case FscryptKey() if resource.path != volume.data and resource.path not in images:
+            yield f"{resource.path} is neither the volume's directory nor an image of it"
+        case GocryptMount():
+            yield from _target(resource.target, volume)
+            if not _below(resource.store, volume.data):
+                yield f"encrypted files have to be below {volume.data}"
 
 
 def _data(path: str, volume: Volume) -> Iterator[str]:
