@@ -16,18 +16,22 @@ from typing import Any, cast
 
 from engine.reconcile import data
 from engine.spec.errors import ApplyFailed, Conflict, EngineError, NotFound, Unavailable
-from engine.spec.volume import VolumeDriver
+from engine.spec.options import Options
+from engine.spec.volume import VolumeDriver, VolumePlan
 from engine.state import State
 from engine.volume import views
 from engine.volume.binds import check_name
 from engine.volume.mounting import GROUP, DriverRegistry, Events, Mounting, PlanReconciler
 from engine.volume.record import ANONYMOUS_LABEL, VolumeRecord, masked, needed_to_create
 from engine.volume.store import VolumeStore
+from engine.volume.trees import Progress, StoreConfigs, status_json, trees_in_use
 from engine.volume.vet import RECORD
 
 log = logging.getLogger(__name__)
 
 DEFAULT_DRIVER = "local"
+REMOVE_SECONDS = 2.0
+"""A removal waits so long for the last uploads."""
 Filters = Mapping[str, Sequence[str]]
 
 
@@ -35,7 +39,7 @@ class VolumeManager:
     """The volumes of one engine. All methods may be called from any thread; they block.
 
     `root` (`<data-root>/volumes`) holds one directory for each volume, named by its id; `run_root` (`<exec-root>/vol`)
-    the mount points.
+    the mount points. `configs` plans stores, and reads their secrets.
     """
 
     def __init__(
@@ -46,12 +50,18 @@ class VolumeManager:
         root: Path,
         run_root: Path,
         events: Events,
+        configs: StoreConfigs,
     ) -> None:
         self._store = VolumeStore(state, root, run_root)
         self._plugins = plugins
         self._reconciler = reconciler
         self._events = events
-        self._mounting = Mounting(self._store, plugins, reconciler, events)
+        self._mounting = Mounting(self._store, plugins, reconciler, events, configs)
+        self._trees = self._mounting.trees
+
+    def close(self) -> None:
+        """Look after volumes no longer. What is mounted stays, and helpers go on."""
+        self._mounting.tending.stop()
 
     # Making
 
@@ -95,7 +105,7 @@ class VolumeManager:
                     self._store.write(record)
                 except Conflict:
                     continue  # somebody else was faster with this name
-                return self._make(record)
+                return self._make(record, settled)
 
     def _finished(self, id: str) -> VolumeRecord | None:
         """Return a volume, whose lock is held; finish off one that was left half made or half removed."""
@@ -105,12 +115,13 @@ class VolumeManager:
             return None
         return found
 
-    def _make(self, record: VolumeRecord) -> VolumeRecord:
+    def _make(self, record: VolumeRecord, settled: Options) -> VolumeRecord:
         """Make the data of a volume whose record says "creating"; on failure nothing is left of it."""
         try:
             self._store.data(record).mkdir(mode=0o711)
             self._store.run(record).mkdir(mode=0o711, exist_ok=True)
             answer = self._mounting.ask(record)
+            self._trees.check(record, settled, answer)
             record = record.with_(applied=answer, path=answer.path)
             self._store.write(record)
             self._reconciler.apply(record.owner, needed_to_create(answer.plan), creating=True)
@@ -144,8 +155,12 @@ class VolumeManager:
         return sorted((r for r in self._store.all() if r.state != "creating" and passes(r)), key=lambda r: r.name)
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """Return docker's JSON of a volume. Raises NotFound."""
-        return self.describe(self.get(name))
+        """Return docker's JSON of a volume, with the state of its store. Raises NotFound."""
+        record = self.get(name)
+        described = self.describe(record)
+        if trees_in_use(record):
+            described["Status"] |= status_json(self._trees.status(record))
+        return described
 
     def describe(self, record: VolumeRecord) -> dict[str, Any]:
         """Return docker's JSON of a volume that `get`, `list` or `create` returned, also if its driver is gone."""
@@ -207,12 +222,107 @@ class VolumeManager:
         """Fill an empty volume from what the image has; tell whether it did. See `Mounting.populate`."""
         return self._mounting.populate(name, source)
 
+    def sync(self, name: str, seconds: float, progress: Progress | None = None) -> int:
+        """Wait until what is changed now is in the volume's store; return how many changes are left at the end.
+
+        A volume without a store has nothing to wait for. `progress` is called about once a second. Raises NotFound,
+        and Unavailable with the reason when the store cannot be used.
+        """
+        return self._trees.barrier(self.get(name), seconds, progress)
+
+    # Working on it
+
+    def layout(self, name: str) -> tuple[VolumeRecord, VolumePlan, Path]:
+        """Return a volume, its plan (as it is mounted, else as it would be) and its own directory.
+
+        Raises NotFound, Unavailable, DriverFault.
+        """
+        record = self.get(name)
+        return record, record.applied or self._mounting.ask(record), self._store.data(record)
+
+    def hold(self, name: str, user: str, *, alone: bool = False) -> None:
+        """Let nobody else mount the volume until `let_go`. With `alone` nobody may have it mounted already.
+
+        Raises NotFound, Conflict that names who has it.
+        """
+        with self._store.locked(name) as record:
+            others = sorted({record.held, *(record.mounts if alone else ())} - {"", user})
+            if others:
+                raise Conflict(f"volume {name} is in use by {', '.join(others)}", hint="Stop or wait for them first")
+            self._store.write(record.with_(held=user))
+
+    def let_go(self, id: str, user: str) -> None:
+        """End a hold; no error if there is none, not even the volume."""
+        with self._store.lock(id):
+            record = self._store.read(id)
+            if record is not None and record.held == user:
+                self._store.write(record.with_(held=""))
+
+    def rename(self, name: str, new: str) -> VolumeRecord:
+        """Give a volume another name. Its data stays where it is.
+
+        Raises NotFound, InvalidParameter, and Conflict if the name is taken or something refers to the volume:
+        containers know it by its name.
+        """
+        check_name(new)
+        with self._store.locked(name) as record:
+            if record.users:
+                raise Conflict(
+                    f"rename {name}: volume is in use - [{', '.join(record.users)}]",
+                    why="they know it by its name", hint="Remove these containers first",
+                )  # fmt: skip
+            renamed = self._rewrite(record.with_(name=new))
+        self._events.emit("volume", "rename", new, {"driver": record.driver, "oldName": name})
+        return renamed
+
+    def relabel(self, name: str, add: Mapping[str, str], remove: Collection[str] = ()) -> VolumeRecord:
+        """Change a volume's labels. Raises NotFound."""
+        with self._store.locked(name) as record:
+            labels = {key: value for key, value in record.labels.items() if key not in remove}
+            changed = self._rewrite(record.with_(labels={**labels, **add}))
+        self._events.emit("volume", "update", name, {"driver": record.driver})
+        return changed
+
+    def _rewrite(self, record: VolumeRecord) -> VolumeRecord:
+        """Write a changed record, and the copy in the volume's directory."""
+        self._store.write(record)
+        copy = record.with_(mounts={}, references=(), applied=None, held="")
+        data.write_file(self._store.data(record) / RECORD, copy.model_dump_json())
+        return record
+
+    def adopt(self, source: VolumeRecord, id: str, name: str, directory: Path) -> VolumeRecord:
+        """Make a new volume of a finished copy of another one's directory; once more is no error.
+
+        Raises Conflict if the name is taken meanwhile: nothing is changed then.
+        """
+        found = self._store.read(id)
+        if found is not None:
+            return found
+        created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        labels = {key: value for key, value in source.labels.items() if key != ANONYMOUS_LABEL}
+        record = VolumeRecord(
+            id=id, name=check_name(name), driver=source.driver, created=created, given=source.given,
+            options=source.options, labels=labels, state="creating",
+        )  # fmt: skip
+        place = self._store.data(record)
+        with self._store.lock(id):
+            self._store.write(record)  # takes the name
+            ready = record.with_(state="ready")
+            if not place.exists():
+                data.write_file(directory / RECORD, ready.model_dump_json())
+                directory.rename(place)
+            ready = ready.with_(path=self._mounting.ask(ready).path)
+            self._rewrite(ready)
+        self._events.emit("volume", "create", name, {"driver": record.driver})
+        return ready
+
     # Removing
 
     def remove(self, name: str, force: bool = False) -> None:
         """Remove a volume with its data; with `force` one that does not exist is no error.
 
-        Raises Conflict that names its users, or who keeps it busy, NotFound, ApplyFailed.
+        What it keeps in a store stays there. Changes that are not there yet are a reason to refuse; with `force` they
+        are lost, and the log says so. Raises Conflict that names its users, or who keeps it busy, NotFound, ApplyFailed.
         """
         found = self._store.find(name)
         if found is None:
@@ -230,12 +340,28 @@ class VolumeManager:
                     details={"users": list(record.users)},
                 )
             if record.applied is not None:
+                self._check_uploaded(record, force)
                 self._mounting.release(record)
             data.check_removable(self._store.data(record))
             record = record.with_(state="removing", applied=None)
             self._store.write(record)
             self._erase(record)
         self._events.emit("volume", "destroy", record.name, {"driver": record.driver})
+
+    def _check_uploaded(self, record: VolumeRecord, force: bool) -> None:
+        """Refuse to lose changes that are not in the volume's store yet. Raises Conflict."""
+        if self._trees.drained(record, 0.0 if force else REMOVE_SECONDS):
+            return
+        pending = sum(status.pending_files for status in self._trees.status(record))
+        what = f"{pending or 'an unknown number of'} changes of volume {record.name} are not in its store yet"
+        if not force:
+            reasons = {s.reason or s.last_error for s in self._trees.status(record)} - {""}
+            raise Conflict(
+                f"remove {record.name}: {what}", why="; ".join(sorted(reasons)), driver=record.driver,
+                hint=f"`engine volume sync {record.name}` waits for them; `engine volume rm --force` loses them",
+                details={"pending": pending},
+            )  # fmt: skip
+        log.warning("%s, and are lost: it is removed by force", what)
 
     def prune(self, filters: Filters | None = None) -> tuple[builtins.list[str], int]:
         """Remove the volumes that nobody uses: anonymous ones, or all with the filter `all=true`.
@@ -309,6 +435,12 @@ class VolumeManager:
         if mounts:
             self._store.run(record).mkdir(mode=0o711, exist_ok=True)
             self._reconciler.adopt(record.owner, self._mounting.whole_plan(record))
+            self._reconciler.apply(record.owner, self._mounting.whole_plan(after))
+            self._mounting.tending.watch(after)
+        elif record.exposed and record.applied is not None:  # the rest is uploaded, then it is released
+            self._store.write(after)
+            self._reconciler.adopt(record.owner, self._mounting.whole_plan(record))
+            self._mounting.tending.watch(after)
             self._reconciler.apply(record.owner, self._mounting.whole_plan(after))
         elif record.applied is not None:
             self._mounting.release(record)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 from engine.reconcile import mountapi
 from engine.reconcile.applier import Difference
+from engine.reconcile.convergence import Report
 from engine.spec.driver import Driver
 from engine.spec.errors import ApplyFailed, Conflict, DriverFault, InvalidParameter, NotFound, Unavailable
 from engine.spec.options import Options, parse_options
@@ -18,6 +19,8 @@ from engine.spec.volume import Volume, VolumeDriver, VolumePlan
 from engine.volume import populate
 from engine.volume.record import VolumeRecord, hardened, subpath_bind
 from engine.volume.store import VolumeStore
+from engine.volume.tending import Tending
+from engine.volume.trees import DRAIN_SECONDS, StoreConfigs, Trees, trees_in_use
 from engine.volume.vet import vet
 
 GROUP = VolumeDriver.GROUP
@@ -48,6 +51,9 @@ class PlanReconciler(Protocol):
     def plan_of(self, owner: str) -> Plan | None:
         """Return what is wanted for an owner."""
 
+    def repair(self, owner: str | None = None) -> Report:
+        """Correct every difference that can be corrected."""
+
 
 class Events(Protocol):
     """What volumes need of engine.events.EventBus."""
@@ -59,11 +65,22 @@ class Events(Protocol):
 class Mounting:
     """The part of volumes that reaches drivers and the host."""
 
-    def __init__(self, store: VolumeStore, plugins: DriverRegistry, reconciler: PlanReconciler, events: Events) -> None:
+    def __init__(
+        self,
+        store: VolumeStore,
+        plugins: DriverRegistry,
+        reconciler: PlanReconciler,
+        events: Events,
+        configs: StoreConfigs,
+    ) -> None:
         self._store = store
         self._plugins = plugins
         self._reconciler = reconciler
         self._events = events
+        self.trees = Trees(configs, reconciler)
+        self.tending = Tending(self.trees, self.let_go)
+        self._begun: dict[str, int] = {}
+        """By volume: how many mounts of it have begun in this process."""
 
     def settle(self, driver: str, given: Mapping[str, str]) -> Options:
         """Return a driver's options, checked, with the choices that are made once.
@@ -113,43 +130,89 @@ class Mounting:
         if subpath.startswith("/") or ".." in subpath.split("/"):
             raise InvalidParameter(f"subpath {subpath!r} is not a relative path inside the volume")
         with self._store.locked(name) as before:
-            parts = before.mounts.get(user, ())
-            base = before.applied if before.mounts and before.applied else self.ask(before)
-            wanted = parts if subpath in parts else (*parts, subpath)
-            record = before.with_(applied=base, mounts={**before.mounts, user: wanted})
-            if record != before:
-                self._store.write(record)
-            self._store.run(record).mkdir(mode=0o711, exist_ok=True)
-            try:
-                self._reconciler.apply(record.owner, self.whole_plan(record))
-            except BaseException:
-                self._store.write(before)
-                if before.applied is None:
-                    self._store.forget_run(before)
-                raise
-            if not parts:
-                self._events.emit("volume", "mount", record.name, {"driver": record.driver, "container": user})
-            return Path(self._subpath_target(record, subpath) if subpath else base.path)
+            record = self._begin(before, user, subpath)
+        if trees_in_use(record):
+            record = self._show(record, user)
+        if not before.mounts.get(user):
+            self._events.emit("volume", "mount", record.name, {"driver": record.driver, "container": user})
+        assert record.applied is not None
+        return Path(self._subpath_target(record, subpath) if subpath else record.applied.path)
+
+    def _begin(self, before: VolumeRecord, user: str, subpath: str) -> VolumeRecord:
+        """Note the user, and make the host follow. Parts of a tree are shown later: they may not be there yet."""
+        self._begun[before.id] = self._begun.get(before.id, 0) + 1
+        parts = before.mounts.get(user, ())
+        base = before.applied if before.mounts and before.applied else self.ask(before)
+        wanted = parts if subpath in parts else (*parts, subpath)
+        record = before.with_(applied=base, mounts={**before.mounts, user: wanted})
+        if record != before:
+            self._store.write(record)
+        self._store.run(record).mkdir(mode=0o711, exist_ok=True)
+        try:
+            shown = before.with_(applied=base) if trees_in_use(record) else record
+            self._reconciler.apply(record.owner, self.whole_plan(shown))
+        except BaseException:
+            self._store.write(before)
+            if before.applied is None:
+                self._store.forget_run(before)
+            raise
+        self.tending.watch(record)
+        return record
+
+    def _show(self, record: VolumeRecord, user: str) -> VolumeRecord:
+        """Wait until the content of a volume that is kept in a store is there; then show what is asked for."""
+        try:
+            self.trees.wait_ready(record)
+            with self._store.locked(record.name) as now:
+                now = now.with_(exposed=True)  # before a container can write
+                self._store.write(now)
+                self._reconciler.apply(now.owner, self.whole_plan(now))
+                self.tending.watch(now)
+                return now
+        except BaseException:
+            self.unmount(record.name, user)
+            raise
 
     def unmount(self, name: str, user: str) -> None:
         """End a user's mount; the last one's end unmounts it, by the plan that was stored, also if the driver is gone.
 
-        Raises NotFound, and Conflict if something on the host keeps it busy: the user is forgotten nevertheless, and
-        the next mount, restart or removal goes on from there.
+        What a store has not got yet is waited for; after `DRAIN_SECONDS` the volume stays mounted without a user, and
+        its upload goes on. Raises NotFound, and Conflict if something on the host keeps it busy: the user is forgotten
+        nevertheless, and the next mount, restart or removal goes on from there.
         """
         with self._store.locked(name) as before:
             if user not in before.mounts:
                 return
             record = before.with_(mounts={u: parts for u, parts in before.mounts.items() if u != user})
+            waits = not record.mounts and trees_in_use(record)
             try:
-                if record.mounts:
+                if record.mounts or waits:
                     self._reconciler.apply(record.owner, self.whole_plan(record))
                 else:
                     self.release(before)
                     record = record.with_(applied=None)
             finally:
                 self._store.write(record)
-            self._events.emit("volume", "unmount", record.name, {"driver": record.driver, "container": user})
+                self.tending.watch(record)
+        if waits:
+            self.let_go(record, DRAIN_SECONDS)
+        self._events.emit("volume", "unmount", record.name, {"driver": record.driver, "container": user})
+
+    def let_go(self, record: VolumeRecord, seconds: float) -> bool:
+        """Release a volume that nobody uses when all of it is in its store, and tell whether it is so.
+
+        That is waited for so many seconds. Raises Conflict if something on the host keeps it busy.
+        """
+        begun = self._begun.get(record.id, 0)
+        if not self.trees.drained(record, seconds):
+            return False
+        with self._store.lock(record.id):
+            now = self._store.read(record.id)
+            if now is None or now.mounts or now.applied is None or self._begun.get(record.id, 0) != begun:
+                return False  # somebody has mounted it again, and may have written since
+            self.release(now)
+            self._store.write(now.with_(applied=None, exposed=False))
+            return True
 
     def whole_plan(self, record: VolumeRecord) -> Plan:
         """Return the plan that was applied: the driver's, and a mount for each subpath that somebody uses."""
@@ -173,6 +236,7 @@ class Mounting:
                 f"volume {record.name} cannot be unmounted", why="; ".join(map(_why_left, left)), driver=record.driver,
                 hint="End what uses it; it is tried again",
             )  # fmt: skip
+        self.tending.forget(record)
         self._store.forget_run(record)
 
     def populate(self, name: str, source: Path) -> bool:

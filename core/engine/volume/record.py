@@ -48,6 +48,8 @@ class VolumeRecord(Frozen):
     """Somebody may have written since all of it was in its store. Only for volumes whose content is kept in one."""
     path: str = ""
     """Where its content is, or would be, on the host."""
+    held: str = ""
+    """The user (a job) for whose sake nobody else mounts it meanwhile."""
     populating: bool = False
     """Filling it from an image has begun and not ended."""
 

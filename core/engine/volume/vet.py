@@ -25,6 +25,8 @@ FILESYSTEMS = frozenset({
 """What `Mount` may mount: file systems with content. None that shows the kernel (proc, sysfs, cgroup, debugfs)."""
 RECORD = "volume.json"
 """The manager's own file in a volume's directory."""
+SNAPSHOTS = "snapshots"
+"""The directory of a volume's snapshots in its own directory."""
 
 
 def vet(volume: Volume, answer: object, given: Mapping[str, str]) -> VolumePlan:
@@ -120,8 +122,8 @@ def _keyed_problems(resource: Resource, volume: Volume, plan: Plan) -> Iterator[
 def _data(path: str, volume: Volume) -> Iterator[str]:
     if not _below(path, volume.data):
         yield f"data has to be below {volume.data}"
-    elif path == f"{volume.data}/{RECORD}":
-        yield "that file is the engine's"
+    elif path.split("/")[volume.data.count("/") + 1] in (RECORD, SNAPSHOTS):
+        yield "that name is the engine's"
 
 
 def _target(path: str, volume: Volume) -> Iterator[str]:

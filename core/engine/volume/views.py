@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.filters import Filters, check_known, labels_match
+from engine.filters import Filters, check_known, labels_match, parse_time
 from engine.spec.errors import InvalidParameter
 from engine.volume.record import VolumeRecord, masked
 from engine.volume.vet import RECORD
@@ -62,11 +63,13 @@ def volume_filter(filters: Filters) -> Callable[[VolumeRecord], bool]:
 
 def prune_filter(filters: Filters) -> Callable[[VolumeRecord], bool]:
     """Return the test of `volume prune` filters. Raises InvalidParameter."""
-    check_known(filters, ("label", "label!", "all"))
+    check_known(filters, ("label", "label!", "all", "until"))
     everything = _flag(filters, "all") is True
+    until = min(map(parse_time, filters["until"])) if filters.get("until") else None
 
     def takes(record: VolumeRecord) -> bool:
-        return (everything or record.anonymous) and labels_match(record.labels, filters)
+        old = until is None or datetime.fromisoformat(record.created).timestamp() < until
+        return old and (everything or record.anonymous) and labels_match(record.labels, filters)
 
     return takes
 
