@@ -302,17 +302,19 @@ class VolumeManager:
         labels = {key: value for key, value in source.labels.items() if key != ANONYMOUS_LABEL}
         record = VolumeRecord(
             id=id, name=check_name(name), driver=source.driver, created=created, given=source.given,
-            options=source.options, labels=labels, state="creating",
+            options=source.options, labels=labels,
         )  # fmt: skip
-        place = self._store.data(record)
+        ready = record.with_(path=self._mounting.ask(record).path)
+        place = self._store.data(ready)
         with self._store.lock(id):
-            self._store.write(record)  # takes the name
-            ready = record.with_(state="ready")
             if not place.exists():
-                data.write_file(directory / RECORD, ready.model_dump_json())
+                data.write_file(directory / RECORD, ready.model_dump_json())  # a restart finds it by this
                 directory.rename(place)
-            ready = ready.with_(path=self._mounting.ask(ready).path)
-            self._rewrite(ready)
+            try:
+                self._store.write(ready)
+            except Conflict:
+                place.rename(directory)
+                raise
         self._events.emit("volume", "create", name, {"driver": record.driver})
         return ready
 
@@ -433,15 +435,10 @@ class VolumeManager:
         references = record.references if known is None else tuple(u for u in record.references if u in known)
         after = record.with_(mounts=mounts, references=references)
         if mounts:
-            self._store.run(record).mkdir(mode=0o711, exist_ok=True)
-            self._reconciler.adopt(record.owner, self._mounting.whole_plan(record))
-            self._reconciler.apply(record.owner, self._mounting.whole_plan(after))
-            self._mounting.tending.watch(after)
+            self._follow(record, after)
         elif record.exposed and record.applied is not None:  # the rest is uploaded, then it is released
             self._store.write(after)
-            self._reconciler.adopt(record.owner, self._mounting.whole_plan(record))
-            self._mounting.tending.watch(after)
-            self._reconciler.apply(record.owner, self._mounting.whole_plan(after))
+            self._follow(record, after)
         elif record.applied is not None:
             self._mounting.release(record)
             after = after.with_(applied=None)
@@ -449,6 +446,13 @@ class VolumeManager:
             self._store.forget_run(record)
         if after != record:
             self._store.write(after)
+
+    def _follow(self, before: VolumeRecord, after: VolumeRecord) -> None:
+        """Take up what an earlier daemon had mounted; what its containers used that have ended since goes."""
+        self._store.run(before).mkdir(mode=0o711, exist_ok=True)
+        self._reconciler.adopt(before.owner, self._mounting.whole_plan(before))
+        self._mounting.tending.watch(after)
+        self._reconciler.apply(before.owner, self._mounting.whole_plan(after))
 
 
 def _same(found: VolumeRecord, driver: str, given: Mapping[str, str]) -> VolumeRecord:
