@@ -20,9 +20,10 @@ from typing import Protocol
 from engine.cluster.addresses import Endpoints
 from engine.cluster.follow import Follower
 from engine.cluster.membership import GRACE_SECONDS, READY_SECONDS, Membership, Memory
-from engine.cluster.model import NETWORKS, NODES, ClusterNetwork, Node, decode
+from engine.cluster.model import ENDPOINTS, NETWORKS, NODES, ClusterEndpoint, ClusterNetwork, Document, Node, decode
 from engine.cluster.networks import Networks
 from engine.cluster.peers import Changes, Peers, Remote, View
+from engine.cluster.static import Partition
 from engine.cluster.store import Batch, ClusterStore, Entry, Listing
 from engine.spec.network import Host
 
@@ -56,6 +57,8 @@ class Settings:
     wait: float = 0.0
     """How long joins wait for a store that cannot be reached; 0: they fail at once."""
     memory: Memory = field(default_factory=Memory)
+    partition: Partition | None = None
+    """What hosts agree on without a word, where a file of peers stands for a store."""
 
 
 class Cluster:
@@ -64,6 +67,7 @@ class Cluster:
     def __init__(self, store: ClusterStore, node: Node, settings: Settings | None = None) -> None:
         settings = settings or Settings()
         self.store = store
+        self.partition = settings.partition
         self._listener: Listener | None = None
         self._guard = threading.Lock()
         self._nodes: dict[str, Node] = {}
@@ -124,6 +128,18 @@ class Cluster:
         found = [f"this node is not in the cluster: {self.members.fault}"] if self.members.fault else []
         with self._guard:
             found += [f"the {what} of the cluster are not heard of: {why}" for what, why in self._away.items() if why]
+        return found
+
+    def garbage(self) -> list[str]:
+        """Return the keys of nodes, networks and endpoints that hold something else. Raises Unavailable."""
+        found: list[str] = []
+        kinds: tuple[tuple[str, type[Document]], ...] = (
+            (NODES, Node),
+            (NETWORKS, ClusterNetwork),
+            (ENDPOINTS, ClusterEndpoint),
+        )
+        for prefix, model in kinds:
+            found += [e.key for e in self.store.list(prefix).entries if decode(model, e.key, e.value) is None]
         return found
 
     def close(self, *, leave: bool = False) -> None:

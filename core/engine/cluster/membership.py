@@ -24,6 +24,8 @@ READY_SECONDS = 10
 GRACE_SECONDS = 120
 """After so long without a sign a node is gone, and its endpoints with it."""
 ATTEMPTS = 8
+STATIC = b"static"
+"""Stands for the sign of a node of which nobody hears."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class NodeState:
     """A node, and whether its daemon answers."""
 
     node: Node
-    ready: bool
+    status: str
+    """"ready"; "down": it gave no sign for some seconds; "static": nobody would hear of it."""
     own: bool = False
 
 
@@ -125,9 +128,9 @@ class Membership:
 
     def states(self) -> list[NodeState]:
         """Return all nodes, by name. Raises Unavailable."""
-        ready = {e.key.removeprefix(READY) for e in self._store.list(READY).entries}
+        ready = {e.key.removeprefix(READY): e.value for e in self._store.list(READY).entries}
         nodes = [decode(Node, e.key, e.value) for e in self._store.list(NODES).entries]
-        return [NodeState(n, n.name in ready, n.name == self._node.name) for n in nodes if n]
+        return [NodeState(n, _status(ready.get(n.name)), n.name == self._node.name) for n in nodes if n]
 
     def remove(self, name: str) -> None:
         """Make a node that is down disappear at once, with its endpoints.
@@ -284,6 +287,10 @@ class Membership:
 
 def _as_seen(key: str, entry: Entry | None) -> Condition:
     return Is(key, entry.revision if entry else 0)
+
+
+def _status(sign: bytes | None) -> str:
+    return "down" if sign is None else "static" if sign == STATIC else "ready"
 
 
 def _dotted(version: tuple[int, int]) -> str:

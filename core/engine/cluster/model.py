@@ -103,6 +103,8 @@ class ClusterEndpoint(Document):
     aliases: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     """What it exposes, as `80/tcp`."""
+    assumed: bool = False
+    """Nobody knows whether it is there: it follows from a file of peers."""
 
     @property
     def key(self) -> str:

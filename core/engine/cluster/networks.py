@@ -18,7 +18,7 @@ from engine.cluster.model import (
     decode,
 )
 from engine.cluster.patience import patiently
-from engine.cluster.store import Batch, ClusterStore, Delete, Entry, Is, Listing, Nothing, Put
+from engine.cluster.store import Batch, ClusterStore, Condition, Delete, Entry, Is, Listing, Nothing, Put
 from engine.spec.errors import Conflict, Unavailable
 
 log = logging.getLogger(__name__)
@@ -76,21 +76,23 @@ class Networks:
             if entry is None:
                 return
             endpoints = f"{ENDPOINTS}{id}/"
-            self._check_unused(entry, endpoints)
+            unused: list[Condition] = [] if self._check_unused(entry, endpoints) else [Nothing(endpoints)]
             if self._store.commit(
-                [Is(NETWORKS + id, entry.revision), Nothing(endpoints)],
+                [Is(NETWORKS + id, entry.revision), *unused],
                 [Delete(NETWORKS + id), Delete(f"{CLAIMS}{id}/", below=True)],
             ):
                 return
         raise Unavailable("the network cannot be removed", why="it changes all the time")
 
-    def _check_unused(self, network: Entry, endpoints: str) -> None:
+    def _check_unused(self, network: Entry, endpoints: str) -> bool:
+        """Raise Conflict for a network in use; tell whether there are endpoints that are assumed alone."""
         entries = self._store.list(endpoints).entries
-        found = [e for entry in entries if (e := decode(ClusterEndpoint, entry.key, entry.value))]
+        read = {entry.key: decode(ClusterEndpoint, entry.key, entry.value) for entry in entries}
+        for key in (key for key, endpoint in read.items() if endpoint is None):
+            self._store.commit([], [Delete(key)])  # what nobody can read belongs to nobody
+        found = [e for e in read.values() if e and not e.assumed]
         if not found:
-            if entries:  # what nobody can read belongs to nobody
-                self._store.commit([], [Delete(entry.key) for entry in entries])
-            return
+            return any(read.values())
         known = decode(ClusterNetwork, network.key, network.value)
         users = ", ".join(sorted(f"{e.name or e.id[:12]} on {e.node}" for e in found))
         raise Conflict(
