@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from engine.daemon_options import DaemonOptions
 from engine.dns.service import NameService
 from engine.doctor import Doctor
 from engine.events import EventBus
+from engine.helper.config import HelperConfigs
 from engine.image.manager import ImageManager
 from engine.logs import configure_logging
 from engine.network.manager import NetworkManager
@@ -39,12 +41,15 @@ from engine.reconcile.appliers import mount_appliers, network_appliers
 from engine.reconcile.mounts import make_private
 from engine.reconcile.reconciler import Reconciler
 from engine.reconcile.settings import Settings
+from engine.reconcile.trees import TreeApplier
 from engine.reconcile.watch import Watch
 from engine.runtime import cgroup
 from engine.runtime.conmon import Conmon
 from engine.runtime.probe import probe_runtime
 from engine.spec.errors import Conflict, Forbidden
 from engine.state import State
+from engine.storage.secrets import Secrets
+from engine.storage.stores import Stores
 from engine.titles import title_of
 from engine.volume.manager import VolumeManager
 
@@ -86,10 +91,12 @@ class Engine:
         # Two, each with a thread of its own: a mount that hangs (a dead NFS server) must not hold up the networks.
         self._settings = Settings()
         self.links = Reconciler(self.tag, network_appliers(self.tag, self._settings))
-        self.mounts = Reconciler(self.tag, mount_appliers((run,)))
+        configs = HelperConfigs(Stores(self.plugins), Secrets(), host=socket.gethostname())
+        self._cgroup = f"/engine-{self.tag.instance}"
+        trees = TreeApplier(configs.of_tree, run / "vol", group=f"{self._cgroup}/helpers")
+        self.mounts = Reconciler(self.tag, mount_appliers((run,), trees))
         self.doctor = Doctor((self.links, self.mounts), lambda owner: title_of(owner, self.networks, self._store))
         self.runtime = probe_runtime(run, options.runtime or None)
-        self._cgroup = f"/engine-{self.tag.instance}"
         conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{self._cgroup}/conmon")
         self.images = ImageManager(
             data / "image",
@@ -110,7 +117,13 @@ class Engine:
             fixed=lambda network: self._store.fixed_addresses(network),
         )
         self.volumes = VolumeManager(
-            self.state, self.plugins, self.mounts, root=data / "volumes", run_root=run / "vol", events=self.events
+            self.state,
+            self.plugins,
+            self.mounts,
+            root=data / "volumes",
+            run_root=run / "vol",
+            events=self.events,
+            configs=configs,
         )
         store = ContainerStore(self.state)
         self.environment = Environment(
@@ -143,6 +156,7 @@ class Engine:
         self.images.collect()
         self.doctor.collect()
         self.doctor.mend()
+        self.networks.settle()
         self.containers.resume(living)
         self._watch = Watch(self.links, self._host_changed, self._settings)
 
@@ -183,6 +197,7 @@ class Engine:
         if self._watch is not None:
             self._watch.stop()
         self.containers.close()
+        self.volumes.close()
         self.networks.close()
         self.names.close()
         if not self._alive():

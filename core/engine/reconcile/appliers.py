@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 
+from engine.helper.config import HelperConfigs
+from engine.plugins import Plugins
 from engine.reconcile.applier import Applier, Tag
 from engine.reconcile.data import DataApplier
 from engine.reconcile.mounts import MountApplier
@@ -12,6 +16,9 @@ from engine.reconcile.netlink import NetlinkApplier
 from engine.reconcile.nft import NftApplier
 from engine.reconcile.settings import Settings
 from engine.reconcile.sysctl import SysctlApplier
+from engine.reconcile.trees import TreeApplier
+from engine.storage.secrets import Secrets
+from engine.storage.stores import Stores
 
 
 def network_appliers(tag: Tag, settings: Settings | None = None) -> list[Applier]:
@@ -19,14 +26,15 @@ def network_appliers(tag: Tag, settings: Settings | None = None) -> list[Applier
     return [NetlinkApplier(tag), SysctlApplier(settings), NftApplier(tag, settings)]
 
 
-def mount_appliers(roots: Sequence[str | os.PathLike[str]]) -> list[Applier]:
+def mount_appliers(roots: Sequence[str | os.PathLike[str]], trees: TreeApplier) -> list[Applier]:
     """Return the appliers of what volumes need. `roots` are the directories below which every mount is the engine's.
 
     A reconciler of their own keeps networks from waiting for a file server that does not answer.
     """
-    return [DataApplier(), MountApplier(roots)]
+    return [DataApplier(), MountApplier(roots), trees]
 
 
 def default_appliers(tag: Tag, roots: Sequence[str | os.PathLike[str]]) -> list[Applier]:
-    """Return all appliers, for one reconciler."""
-    return [*network_appliers(tag), *mount_appliers(roots)]
+    """Return all appliers, for one reconciler; volumes have their mount points below the first of the roots."""
+    configs = HelperConfigs(Stores(Plugins()), Secrets(), host=socket.gethostname())
+    return [*network_appliers(tag), *mount_appliers(roots, TreeApplier(configs.of_tree, Path(roots[0])))]

@@ -105,6 +105,15 @@ Encrypted = Annotated[bool, SecureUnderlay()]
 """Type of an option with which the operator asks for encryption between hosts; a driver need not heed it."""
 
 
+class ForStore:
+    """Marks an option that takes what the model does not know: the options of the drivers of a store's URL."""
+
+
+StoreOptions = Annotated[Mapping[str, str], ForStore()]
+"""Type of the field with all `-o` options that a volume driver's model does not have, by the names that the operator
+wrote. The driver hands them on in a `StoreSpec`. When a volume is created, the engine has every store of the plan
+checked by its storage drivers, which refuse what they do not know."""
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
@@ -133,6 +142,11 @@ def wants_encryption(options: Options) -> bool:
     return any(getattr(options, name) for name in _marked(type(options), SecureUnderlay))
 
 
+def store_options_field(model: type[Options]) -> str | None:
+    """Return the name of the field that takes the options of a store, None if the model has no such field."""
+    return next(iter(_marked(model, ForStore)), None)
+
+
 def _marked(model: type[Options], marker: type) -> tuple[str, ...]:
     return tuple(name for name, f in model.model_fields.items() if any(isinstance(m, marker) for m in f.metadata))
 
@@ -148,10 +162,16 @@ def parse_options(model: type[OptionsT], given: Mapping[str, Any], *, driver: st
 
     Raises InvalidParameter that names each wrong option, with a suggestion where a name is unknown.
     """
-    fields = {s: name for name, f in model.model_fields.items() for s in _spellings(name, f.validation_alias)}
-    values: dict[str, Any] = {}
+    rest = store_options_field(model)
+    fields = {
+        s: name for name, f in model.model_fields.items() if name != rest for s in _spellings(name, f.validation_alias)
+    }
+    values: dict[str, Any] = {rest: {}} if rest else {}
     for key, value in given.items():
         name = fields.get(key)
+        if name is None and rest:
+            values[rest][key] = value
+            continue
         if name is None:
             close = difflib.get_close_matches(key, fields, n=1)
             known = ", ".join(sorted(n.replace("_", "-") for n in model.model_fields)) or "none"

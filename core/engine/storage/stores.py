@@ -75,6 +75,10 @@ class Stores:
             raise InvalidParameter("the URL is empty")
         return StorePlan(parts, caps)
 
+    def option_models(self, url: str) -> tuple[type[StorageOptions], ...]:
+        """Return the models of options of the drivers of a URL. Raises NotFound, InvalidParameter, DriverFault."""
+        return tuple(self._model(name) for name, _ in self._chain(url))
+
     def open(self, plan: StorePlan, secrets: Secrets) -> Store:
         """Connect. In helper and job processes only.
 
@@ -98,6 +102,9 @@ class Stores:
         if store is None:
             raise InvalidParameter("the plan has no parts")
         return store
+
+    def _model(self, name: str) -> type[StorageOptions]:
+        return cast("type[StorageOptions]", self._driver(name).options_model)
 
     def _driver(self, name: str) -> StorageDriver[Any]:
         return cast("StorageDriver[Any]", self._plugins.get(GROUP, name))
@@ -150,7 +157,7 @@ class Stores:
         return None
 
     def _share(self, drivers: Sequence[str], given: Mapping[str, Any]) -> list[StorageOptions]:
-        models = [cast("type[StorageOptions]", self._driver(name).options_model) for name in drivers]
+        models = [self._model(name) for name in drivers]
         shares: list[dict[str, Any]] = [{} for _ in drivers]
         for key, value in given.items():
             owners = [n for n, model in enumerate(models) if key.replace("-", "_") in model.model_fields]

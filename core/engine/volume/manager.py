@@ -324,7 +324,8 @@ class VolumeManager:
         """Remove a volume with its data; with `force` one that does not exist is no error.
 
         What it keeps in a store stays there. Changes that are not there yet are a reason to refuse; with `force` they
-        are lost, and the log says so. Raises Conflict that names its users, or who keeps it busy, NotFound, ApplyFailed.
+        are lost, and the log says so. Raises Conflict that names its users, or who keeps it busy, NotFound,
+        ApplyFailed.
         """
         found = self._store.find(name)
         if found is None:

@@ -133,7 +133,8 @@ def _target(path: str, volume: Volume) -> Iterator[str]:
 
 def _tree(tree: SyncedTree, volume: Volume, given: Mapping[str, str]) -> Iterator[str]:
     yield from _data(tree.journal, volume)
-    yield from _target(tree.run, volume)
+    if posixpath.dirname(tree.run) != volume.run:  # where helpers that nobody wants are looked for
+        yield f"the directory of the helper has to be in {volume.run}"
     if not (_below(tree.path, volume.data) or _below(tree.path, volume.run)):
         yield f"the directory has to be below {volume.data} or {volume.run}"
     for one, other in ((tree.journal, tree.path), (tree.run, tree.path), (tree.path, tree.run)):

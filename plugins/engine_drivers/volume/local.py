@@ -11,6 +11,7 @@ import posixpath
 import re
 from typing import Literal, cast, get_args
 
+from engine_drivers.volume.sizes import parse_size
 from engine_sdk import (
     Bind,
     Directory,
@@ -30,22 +31,12 @@ from engine_sdk import (
     field_validator,
 )
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"(\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
 _FLAGS = frozenset(get_args(MountOption))
 _IGNORED = frozenset({"rw", "defaults", "async", "exec"})
 _FIXED = frozenset({"suid", "dev"})
 _OWNER = ("uid", "gid", "mode", "size")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3")
 _TMPFS = frozenset({"nr_inodes", "nr_blocks", "huge", "mpol", "inode32", "inode64", "noswap", *_OWNER})
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of `100m`, `1GiB` or `1048576`; ValueError if it is no size."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size, for example 100m or 2g")
-    return int(match[1]) * _UNITS[match[2].lower()]
 
 
 class LocalOptions(VolumeOptions):

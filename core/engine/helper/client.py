@@ -1,0 +1,57 @@
+"""The daemon's side of a helper's socket. Every request has a deadline."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from engine.helper.messages import error_of
+from engine.helper.place import HelperPlace
+from engine.spec.errors import DeadlineExceeded, Internal, Unavailable
+from engine.spec.trees import TreeStatus
+
+ANSWER_SECONDS = 5.0
+"""For the answer to a question that needs no store. A helper that is started answers after its imports: below one."""
+
+
+class HelperClient:
+    """Speaks with one helper. Methods may be called from any thread.
+
+    All raise Unavailable when there is no helper, or it ends meanwhile, and DeadlineExceeded when it does not answer.
+    """
+
+    def __init__(self, place: HelperPlace) -> None:
+        self._place = place
+
+    def status(self, seconds: float = ANSWER_SECONDS) -> TreeStatus:
+        """Return what the helper says of its tree."""
+        return TreeStatus.model_validate(self._ask({"op": "status"}, seconds)["status"])
+
+    def barrier(self, deadline: float) -> int:
+        """Have everything uploaded that is changed now; return how many changes are left after `deadline` seconds.
+
+        Raises also what keeps the tree from being opened.
+        """
+        return int(self._ask({"op": "barrier", "deadline": deadline}, deadline + ANSWER_SECONDS)["left"])
+
+    def stop(self, deadline: float = 0.0) -> int:
+        """Upload for at most `deadline` seconds, then end the helper; return how many changes are left."""
+        return int(self._ask({"op": "stop", "deadline": deadline}, deadline + ANSWER_SECONDS)["left"])
+
+    def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        try:
+            with self._place.connect(seconds) as connection, connection.makefile("rb") as answers:
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                line = answers.readline()
+        except TimeoutError as err:
+            raise DeadlineExceeded("the volume's helper does not answer", why=f"no answer in {seconds:g} s") from err
+        except OSError as err:
+            raise Unavailable("the volume's helper does not run", why=err.strerror or str(err)) from err
+        if not line.endswith(b"\n"):
+            raise Unavailable("the volume's helper does not run", why="it ended before it answered")
+        answer = json.loads(line)
+        if not isinstance(answer, dict):
+            raise Internal("the volume's helper gave no valid answer", why=repr(line[:200]))
+        if "error" in answer:
+            raise error_of(answer["error"])
+        return answer

@@ -1,0 +1,73 @@
+"""Volumes whose content is a part of an object store or of a file server: one object for each file.
+
+Containers work on a directory of this host; a helper process of the engine lists the store, fetches what is missing,
+and writes changes back.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from engine_drivers.volume.sizes import parse_size
+from engine_sdk import (
+    Directory,
+    Field,
+    Plan,
+    StoreOptions,
+    StoreSpec,
+    SyncedTree,
+    Volume,
+    VolumeCaps,
+    VolumeDriver,
+    VolumeOptions,
+    VolumePlan,
+    field_validator,
+)
+
+
+class RemoteOptions(VolumeOptions):
+    """Options of a remote volume. Others are those of the URL's storage driver: `engine driver show s3`."""
+
+    url: str = Field(min_length=1, description="Where the content is: s3://BUCKET/PREFIX, sftp://USER@HOST/DIR, ...")
+    mode: Literal["sync", "on-demand"] = Field(
+        default="sync", description="sync: everything is local before a container starts; on-demand: on first access"
+    )
+    durability: Literal["close", "fsync", "async"] = Field(
+        default="close", description="When a change is due for upload: after close, after fsync, or at any time"
+    )
+    cache_size: int = Field(
+        default=0, ge=0, description="With on-demand: local bytes of files before unused ones are given up; 0: no limit"
+    )
+    patience: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds for a request to the store before it counts as unreachable"
+    )
+    store_options: StoreOptions = Field(
+        default_factory=dict, description="Not an option: all others are those of the URL's storage driver"
+    )
+
+    @field_validator("cache_size", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return parse_size(value) if isinstance(value, str) else value
+
+
+class RemoteDriver(VolumeDriver[RemoteOptions]):
+    """Keep a volume in a store, one object for each file: S3, Azure, Google, SFTP, a directory. Local disk speed."""
+
+    caps = VolumeCaps(scope="global")
+
+    def volume_plan(self, volume: Volume[RemoteOptions]) -> VolumePlan:
+        """A directory of the volume's own, and the helper that keeps it equal to the store."""
+        options = volume.options
+        directory = Directory(path=f"{volume.data}/tree")
+        tree = SyncedTree(
+            path=directory.path,
+            journal=f"{volume.data}/journal.db",
+            store=StoreSpec(url=options.url, options=options.store_options),
+            mode=options.mode,
+            durability=options.durability,
+            cache_size=options.cache_size,
+            patience=options.patience,
+            run=f"{volume.run}/helper",
+        )
+        return VolumePlan(plan=Plan.of(directory, tree), path=directory.path)
