@@ -13,9 +13,10 @@ from typing import Any
 from engine.plugins import Plugins
 from engine.spec.errors import ApplyFailed, Conflict, NotFound
 from engine.storage.stores import Stores
-from engine.volume.jobs.content import empty, is_empty
+from engine.volume.jobs.content import empty
 from engine.volume.jobs.restic import Message, Repository, repository
 from engine.volume.jobs.work import Work
+from engine.volume.populate import is_empty
 
 _HOST = "engine"
 """restic's name of the host: a volume is the same one wherever it is restored."""

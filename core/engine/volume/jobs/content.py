@@ -1,4 +1,4 @@
-"""The content of a volume as a whole: is there any, and take it away."""
+"""Takes away the content of a volume as a whole."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from pathlib import Path
 
 _ALWAYS = frozenset({"lost+found"})
 """What a file system makes by itself."""
-
-
-def is_empty(path: Path) -> bool:
-    """Tell whether a directory has nothing in it (the lost+found of ext4 does not count)."""
-    with os.scandir(path) as entries:
-        return all(entry.name in _ALWAYS for entry in entries)
 
 
 def empty(path: Path) -> None:
