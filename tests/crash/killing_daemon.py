@@ -22,6 +22,7 @@ import engine.daemon  # noqa: F401 - once for all forks
 from engine.cli.app import main
 from engine.network import manager as networks
 from engine.reconcile.execution import Execution
+from engine.reconcile.nft import NftApplier
 from engine.runtime.bundle import Bundle
 from engine.runtime.conmon import Launch
 from engine.runtime.oci import OciRuntime
@@ -31,8 +32,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None)
 STEPS: tuple[tuple[Any, str], ...] = (
     (State, "put"), (State, "delete"), (State, "claim"), (State, "release"), (Execution, "make"),
-    (Execution, "remove"), (Bundle, "create"), (Bundle, "remove"), (Launch, "signal"), (Launch, "go"),
-    (Launch, "pid"), (OciRuntime, "_run"), (networks.netns, "create"), (networks.netns, "destroy"),
+    (Execution, "remove"), (NftApplier, "exchange"), (Bundle, "create"), (Bundle, "remove"), (Launch, "signal"),
+    (Launch, "go"), (Launch, "pid"), (OciRuntime, "_run"), (networks.netns, "create"), (networks.netns, "destroy"),
     (shutil, "rmtree"), (Path, "mkdir"), (Path, "rmdir"),
 )  # fmt: skip
 

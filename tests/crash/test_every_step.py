@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.crash.conftest import CrashHost
-from tests.host import until
+from tests.crash.killing_host import MOST_STEPS, KillingHost
+from tests.host import skip_unless_possible
 
-PROGRAM = Path(__file__).with_name("killing_daemon.py")
 BODY: dict[str, Any] = {
     "Image": "busybox", "Cmd": ["sleep", "1000"], "Volumes": {"/data": {}}, "ExposedPorts": {"80/tcp": {}},
     "HostConfig": {"Binds": ["kept:/kept"], "PortBindings": {"80/tcp": [{"HostPort": "18080"}]}},
 }  # fmt: skip
-MOST_STEPS = 200
-
-
-class KillingHost(CrashHost):
-    """A machine whose daemon kills itself at a step."""
-
-    @property
-    def armed(self) -> Path:
-        return self.root / "armed"
-
-    def start_daemon(self, *options: str) -> None:
-        self.armed.unlink(missing_ok=True)
-        argv = [sys.executable, str(PROGRAM), str(self.armed), "--host", self.url, "--data-root", str(self.data_root)]
-        argv += ["--exec-root", str(self.exec_root), "--no-cli-server", *self.daemon_options, *options]
-        with (self.root / "log").open("ab") as log:
-            self.daemon = subprocess.Popen(
-                [*self.enter, *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
-            )
-        until(self._answers, "the daemon's first answer")
-
-    def killed_at(self, step: int, method: str, path: str, body: dict[str, Any] | None = None) -> bool:
-        """Make a request of a daemon that kills itself; tell whether it did. A new one runs then."""
-        self.armed.write_text(str(step))
-        status, answer = self.call(method, path, body)
-        if status:
-            assert status < 300, answer
-            self.armed.unlink()
-            self.kill_daemon()
-            self.start_daemon()
-            return False
-        until(lambda: not self.armed.exists() and self._answers(), "a new daemon")
-        return True
 
 
 @pytest.fixture(scope="module")
-def machine() -> Any:
-    from tests.host import skip_unless_possible
-
+def machine() -> Iterator[KillingHost]:
     skip_unless_possible()
     with KillingHost() as host:
         host.load_busybox()

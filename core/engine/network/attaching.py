@@ -257,6 +257,12 @@ class Attaching:
                 err.driver = err.driver or record.driver
             raise
 
+    def forget(self, attachment: Attachment) -> None:
+        """Want nothing any more of an endpoint whose namespace is about to be dropped; then comes `detach`."""
+        self.leasing.release(attachment)
+        with self._store.lock(attachment.network):
+            report_left(self._reconciler.remove(attachment.owner, namespace_gone=True))
+
     def detach(self, attachment: Attachment, *, namespace_gone: bool) -> None:
         """Take a container off a network. One that is off already is no error."""
         if namespace_gone:

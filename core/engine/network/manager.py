@@ -371,13 +371,13 @@ class NetworkManager:
     def detach_all(self, container_id: str, *, shared: bool = False) -> None:
         """Take a container that has ended off all its networks.
 
-        Its network namespace is dropped first, which takes the links with it at once; not so if it is `shared`: other
-        processes live on in it.
+        First nothing of it is wanted any more; then its network namespace is dropped, which takes the links with it at
+        once; then its addresses are free. The namespace stays if it is `shared`: other processes live on in it.
         """
         endpoints = self._store.of_container(container_id)
         if endpoints and not shared:
             for endpoint in endpoints:
-                self._attaching.leasing.release(endpoint)
+                self._attaching.forget(endpoint)
             self.sandbox_remove(container_id)
         for endpoint in endpoints:
             self._detach(endpoint, namespace_gone=not shared)
@@ -455,6 +455,17 @@ class NetworkManager:
                 self._names.serve(container, Sandbox(Path(path)))
             except EngineError as err:
                 log.error("container %s cannot look up names: %s", container[:12], err)
+
+    def settle(self) -> None:
+        """Finish what an earlier daemon had begun with running containers: their default routes and published ports go
+        to the networks where they belong. After the host was repaired.
+        """  # fmt: skip
+        for container in {e.container.id: e.container for e in self._store.endpoints()}.values():
+            try:
+                self._attaching.replanning.reroute(container.id)
+                self.publishing.follow(container.id)
+            except EngineError as err:
+                log.error("the networks of container %s are not as they should be: %s", container.name, err)
 
     def follow_links(self) -> None:
         """Go over to other plans where links that networks are on (parents) have changed, for example their addresses.

@@ -19,7 +19,8 @@ from engine.reconcile.applier import BatchError, Context, Difference, Tag
 from engine.reconcile.comparison import Comparison, unwanted
 from engine.reconcile.creation import Creation, LinkAbsent, Wire, changes, reaches_inside
 from engine.reconcile.observation import View, ask_link
-from engine.reconcile.rtnetlink import Message, NetlinkSocket
+from engine.reconcile.rtnetlink import Ack, Message, NetlinkSocket
+from engine.reconcile.unlinking import Unlinking
 from engine.spec.links import (
     Address,
     BridgePort,
@@ -58,6 +59,7 @@ class NetlinkApplier:
 
     def __init__(self, tag: Tag) -> None:
         self._tag = tag
+        self._unlinking = Unlinking()
         self._socket: NetlinkSocket | None = None
         self._next = (1 << 20) + secrets.randbelow(1 << 24)
 
@@ -120,51 +122,38 @@ class NetlinkApplier:
             raise BatchError(new, err, (), errno=err.errno or 0) from err
 
     def remove(self, batch: Sequence[Resource], context: Context) -> list[tuple[Resource, Exception]]:
-        """Remove a batch; see `Applier.remove`."""
+        """Remove a batch; see `Applier.remove`. Links go last: what else there is hangs on them, or on others."""
         ns = batch[0].namespace
+        links = [item for item in batch if isinstance(item, Link)]
         try:
             with self._wire(context, ns == "sandbox") as wire:
-                steps = [(item, message) for item in batch if (message := self._removal(item, ns, wire))]
+                others = [item for item in batch if not isinstance(item, Link)]
+                steps = [(item, message) for item in others if (message := _removal(item, self._tag, wire.of(ns)))]
                 acks = wire.of(ns).send([message for _, message in steps])
+                answers = [(item, ack) for (item, _), ack in zip(steps, acks, strict=True)]
+                answers += [(item, self._unlink(item, wire)) for item in links]
         except FileNotFoundError:
             return []  # the sandbox is gone, and all that was in it
         except OSError as err:
             return [(item, err) for item in batch]
-        return [
-            (item, ack.error())
-            for (item, _), ack in zip(steps, acks, strict=True)
-            if ack.errno and ack.errno not in _GONE
-        ]
+        return [(item, ack.error()) for item, ack in answers if ack.errno and ack.errno not in _GONE]
 
-    def _removal(self, item: Resource, ns: str, wire: Wire) -> Message | None:
-        """Return the message that removes a thing; None if it is gone, or is a stranger's by now."""
-        if isinstance(item, Link):
-            if ns == "host":
-                seen = ask_link(wire.host, item.name)
-                return m.delete_link(seen.index) if seen and seen.group == self._tag.link_group else None
-            index = wire.of(ns).index(item.name)
-            return m.delete_link(index) if index else None
-        link: str | None = getattr(item, "link", None)
-        index = wire.of(ns).index(link) if link else 0
-        if link and not index:
-            return None
-        proto = self._tag.proto
-        match item:
-            case Address():
-                return m.address(item, index, proto, delete=True)
-            case Route():
-                return m.route(item, index, proto, delete=True)
-            case Neighbour():
-                return m.neighbour(item, index, proto, delete=True)
-            case ForwardingEntry():
-                return m.forwarding_entry(item, index, delete=True)
-            case Shape():
-                return m.shape(item, index, delete=True)
-            case Redirect():
-                return m.ingress(index, delete=True)
-            case BridgePort():
-                return m.bridge_port(item, index, reset=True)
-        return None
+    def _unlink(self, item: Link, wire: Wire) -> Ack:
+        """Delete a link; ENODEV if it is gone, or is a stranger's by now."""
+        if item.ns == "sandbox":
+            index = wire.of("sandbox").index(item.name)
+        else:
+            seen = ask_link(wire.host, item.name)
+            index = seen.index if seen and seen.group == self._tag.link_group else 0
+        if not index:
+            return Ack(errno.ENODEV)
+        looker = wire.of(item.ns)
+        if item.ns == "host":
+            return self._unlinking.delete(index, NetlinkSocket(), looker)
+        assert wire.sandbox_fd is not None
+        with netns.entered(wire.sandbox_fd):
+            sender = NetlinkSocket()
+        return self._unlinking.delete(index, sender, looker)
 
     def diff(self, wanted: Mapping[Key, Resource], contexts: Mapping[Key, Context]) -> list[Difference]:
         """Compare with the kernel; see `Applier.diff`."""
@@ -203,6 +192,30 @@ class NetlinkApplier:
             return
         seen = ask_link(self._host(), difference.key[2])
         if seen and seen.group == self._tag.link_group:
-            (ack,) = self._host().send([m.delete_link(seen.index)])
+            ack = self._unlinking.delete(seen.index, NetlinkSocket(), self._host())
             if ack.errno and ack.errno not in _GONE:
                 raise ack.error()
+
+
+def _removal(item: Resource, tag: Tag, socket: NetlinkSocket) -> Message | None:
+    """Return the message that removes a thing which is no link; None if what it hangs on is gone."""
+    link: str | None = getattr(item, "link", None)
+    index = socket.index(link) if link else 0
+    if link and not index:
+        return None
+    match item:
+        case Address():
+            return m.address(item, index, tag.proto, delete=True)
+        case Route():
+            return m.route(item, index, tag.proto, delete=True)
+        case Neighbour():
+            return m.neighbour(item, index, tag.proto, delete=True)
+        case ForwardingEntry():
+            return m.forwarding_entry(item, index, delete=True)
+        case Shape():
+            return m.shape(item, index, delete=True)
+        case Redirect():
+            return m.ingress(index, delete=True)
+        case BridgePort():
+            return m.bridge_port(item, index, reset=True)
+    return None
