@@ -60,7 +60,7 @@ class Ahead:
             os.close(below)
 
     def _wanted(self, file: str) -> bool:
-        """Have a file fetched if it is small and not here. Looking at it raises no event: it is not opened for reading."""
+        """Have a file fetched if it is small and not here."""
         try:
             if os.lstat(file).st_size > AHEAD_SIZE:
                 return False

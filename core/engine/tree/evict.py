@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PUNCH_HOLE, _KEEP_SIZE = 0x02, 0x01  # FALLOC_FL_*, linux/falloc.h
+_BLOCK = 64 << 10
+"""A multiple of every file system's blocks: of a block that is punched in part nothing is freed."""
 _LOW_WATER = 0.9
 """Eviction goes on until this part of the budget is used: otherwise each file that comes would evict another."""
 _FREE = 0.05
@@ -148,7 +150,8 @@ class Evictor:
             self._group.unmark(fd)
             return 0
         contents.write(fd, replace(content, where="remote", begun=True, boot=""))
-        if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(facts.st_size)) < 0:
+        whole = -(-facts.st_size // _BLOCK) * _BLOCK
+        if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(whole)) < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), local.path)
         os.utime(fd, ns=(facts.st_atime_ns, facts.st_mtime_ns))

@@ -108,8 +108,7 @@ class Filling:
 
 def signature(fd: int) -> Signature:
     """Return what the tree knows a file's state by."""
-    facts = os.fstat(fd)
-    return Signature(facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return Signature.of(os.fstat(fd))
 
 
 def _holes(fd: int, size: int) -> list[Range]:

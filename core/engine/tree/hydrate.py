@@ -1,9 +1,9 @@
 """Files are fetched when they are opened: who opens one that is not here waits until all of it is.
 
 A file is shown only when its own attribute says that it is filled. Whatever else is found (no attribute, one that
-cannot be read, an object that is gone or another one), the access fails with EIO. Files are fetched whole before anybody
-gets at them: a program that asks the file system where a file has holes (cp does) raises no event, and would take a part
-that is not fetched for zeroes.
+cannot be read, an object that is gone or another one), the access fails with EIO. Files are fetched whole before
+anybody gets at them: a program that asks the file system where a file has holes (cp does) raises no event, and would
+take a part that is not fetched for zeroes.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class _Job:
         self.started = False
         self.wanted = False
         self.fd = -1
-        self.full = False
         self.todo: deque[Range] = deque()
         self.running = 0
+        self.ended = False
         self.moved = time.monotonic()
         self.tries = 0
         self.error: Exception | None = None
@@ -180,11 +180,12 @@ class Hydrator:
                 job.todo.clear()
             parts = [job.todo.popleft() for _ in range(min(_WINDOW - job.running, len(job.todo)))]
             job.running += len(parts)
-            ended = not job.running
+            ended = not job.running and not job.ended  # two threads may bring the last two parts
+            job.ended = job.ended or ended
             urgency = Urgency.WANTED if job.waiting else Urgency.AHEAD
         if ended:
             self._finish(job, filling)
-        elif len(parts) == 1 and len(filling.ranges) == 1:
+        elif parts and len(filling.ranges) == 1:
             self._fetch(job, filling, parts[0])  # at once: a small file costs no change of threads
         else:
             for part in parts:
@@ -213,11 +214,10 @@ class Hydrator:
         pause = 0.0
         with self._lock:
             if isinstance(err, OSError):
-                again = err.errno in (errno.ENOSPC, errno.EDQUOT) and not job.full
-                job.full = True
+                again = err.errno in (errno.ENOSPC, errno.EDQUOT)
             else:
                 again = isinstance(err, Unavailable) and not isinstance(err, ShortRead)
-                pause = min(_PAUSE * 2**job.tries, _PAUSE * 16)
+                pause = min(_PAUSE * 2**job.tries, _PAUSE * 16, self._patience / 4)
                 job.tries += 1
             again = again and not self._closed and self._patient(job)
             self.last_error = str(err)

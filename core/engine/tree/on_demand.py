@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.spec.errors import ApplyFailed, EngineError, Unavailable
@@ -15,6 +18,7 @@ from engine.tree.ahead import Ahead
 from engine.tree.content import UnknownContent
 from engine.tree.evict import Evictor
 from engine.tree.fanotify import Group, handle_of
+from engine.tree.filling import signature
 from engine.tree.fills import Fills
 from engine.tree.guard import Guard
 from engine.tree.hydrate import Hydrator
@@ -23,6 +27,7 @@ from engine.tree.quiet import QuietMount
 
 log = logging.getLogger(__name__)
 
+_PAUSE = 0.02
 _EVERY = 5.0
 """Seconds between two looks at what the disk and the budget need, and two writes of what was filled to the disk."""
 
@@ -59,8 +64,8 @@ class OnDemandHydration(Hydration):
         self._hydrator.on_small = Ahead(self._hydrator, self._quiet).near
         self._hydrator.on_full = lambda needed: self._evictor.make_room(needed) >= needed
         self._guard = Guard(self._group, self._hydrator, self._run)
-        self._guard.start()
         _, self._local = placeholders.mark_all(self._group, self._quiet, self._fills)
+        self._guard.start()
         self._upkeep = threading.Thread(target=self._keep_up, name="evict", daemon=True)
         self._upkeep.start()
 
@@ -78,7 +83,7 @@ class OnDemandHydration(Hydration):
     def ensure(self, path: str) -> None:
         """Return when a file is complete. Raises Unavailable; a file that is gone is complete."""
         try:
-            fd = self._quiet.open(path, os.O_RDONLY)
+            fd = self._quiet.open(path)
         except FileNotFoundError:
             return
         try:
@@ -87,17 +92,41 @@ class OnDemandHydration(Hydration):
             handle = handle_of(fd)
         finally:
             os.close(fd)
-        done = threading.Event()
-        result: list[int] = []
+        answer: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._hydrator.demand(handle, answer.put)
+        error = answer.get()  # comes when the hydrator's patience ends, at the latest
+        if error:
+            raise Unavailable(f"{path!r} cannot be fetched", why=self._hydrator.last_error or os.strerror(error))
 
-        def release(error: int) -> None:
-            result.append(error)
-            done.set()
+    def moved(self, path: str, version: str) -> None:
+        """Have a file's attribute name the object that it is in now. Raises Unavailable while it is being fetched."""
+        fd = self._quiet.open(path, os.O_RDWR)
+        try:
+            handle = handle_of(fd)
+            end = time.monotonic() + self._patience
+            while not self._hydrator.hold(handle):
+                if time.monotonic() > end:
+                    raise Unavailable(f"{path!r} was renamed", why="it is being fetched under its old name")
+                time.sleep(_PAUSE)
+            try:
+                self._rename_object(fd, path, version)
+            finally:
+                self._hydrator.let_go(handle)
+        finally:
+            os.close(fd)
 
-        self._hydrator.demand(handle, release)
-        done.wait()  # the hydrator's patience ends it
-        if result[0]:
-            raise Unavailable(f"{path!r} cannot be fetched", why=self._hydrator.last_error or os.strerror(result[0]))
+    def _rename_object(self, fd: int, path: str, version: str) -> None:
+        found = contents.read(fd)
+        if found is None or self._fills.present(found):
+            return
+        before = signature(fd)
+        contents.write(fd, replace(found, key=path, version=version))
+        if not found.begun:  # otherwise the attribute has what the journal knows
+            self._site.settle(path, before, signature(fd), hydrated=False)
+
+    def open(self, path: str) -> int:
+        """Open a file for reading through the quiet mount. Raises OSError."""
+        return self._quiet.open(path)
 
     def forget(self, path: str) -> None:
         """Nothing: what is kept for a file lies in the file."""

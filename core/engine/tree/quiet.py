@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from engine.reconcile import mountapi
 from engine.tree import fanotify
 
+_O_PATH = 0o10000000  # open(2)
+
 
 class QuietMount:
     """A detached, private mount of a tree. It goes with the process; a new one is made after a restart."""
@@ -35,7 +37,9 @@ class QuietMount:
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         """Open a file by its path in the tree, never through a symbolic link in any part of it."""
         rules = mountapi.RESOLVE_BENEATH | mountapi.RESOLVE_NO_SYMLINKS | mountapi.RESOLVE_NO_MAGICLINKS
-        return mountapi.openat2(self.root, path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, rules)
+        if not flags & _O_PATH:
+            flags |= os.O_NONBLOCK  # a FIFO must not stop us
+        return mountapi.openat2(self.root, path, flags | os.O_NOFOLLOW, rules)
 
     def open_handle(self, handle: bytes, flags: int = os.O_RDWR) -> int:
         """Open a file by its handle."""
