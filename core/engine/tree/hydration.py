@@ -43,6 +43,8 @@ class Entry(NamedTuple):
     version: str
     """The object's etag, or what stands for it in stores without (see `engine.tree.listing.version_of`)."""
     attributes: Attributes
+    digest: str = ""
+    """SHA-256 (hex) of the content, where the sidecar tells it for this version; `download` compares it."""
 
 
 class Local(NamedTuple):

@@ -14,8 +14,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -40,15 +39,16 @@ CREATE INDEX files_ino ON files (ino) WHERE ino != 0;
 CREATE INDEX files_pending ON files (state) WHERE state NOT IN ('clean', 'local');
 CREATE TABLE removals (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, version TEXT NOT NULL, ino INTEGER NOT NULL,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest TEXT NOT NULL, sent TEXT NOT NULL
+    digest TEXT NOT NULL, sent TEXT NOT NULL
 );
 CREATE INDEX removals_ino ON removals (ino);
 CREATE TABLE directories (
     path TEXT PRIMARY KEY, version TEXT NOT NULL, document TEXT NOT NULL, changed INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX directories_changed ON directories (changed) WHERE changed = 1;
+CREATE INDEX directories_changed ON directories (changed) WHERE changed > 0;
 CREATE TABLE swaps (staged TEXT PRIMARY KEY, path TEXT NOT NULL, ino INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE conflicts (path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 State = Literal["remote", "clean", "dirty", "uploading", "local"]
@@ -87,14 +87,14 @@ class Row(NamedTuple):
 class Removal(NamedTuple):
     """An object to be removed, because the file was: entries are replayed in the order in which they were seen."""
 
+    seq: int
     path: str
     version: str
     ino: int
     """Of the file that had the name: the same inode under another name is a rename."""
-    size: int
-    mtime_ns: int
     digest: str
     sent: str
+    """Digest of an upload that may have replaced `version`; "" if there was none."""
 
 
 class DirectoryRow(NamedTuple):
@@ -104,8 +104,8 @@ class DirectoryRow(NamedTuple):
     version: str
     """Of the sidecar's object; "" if there is none."""
     document: str
-    changed: bool
-    """It has to be written."""
+    changed: int
+    """How often it was changed since; 0 if it is as it should be."""
 
 
 class Swap(NamedTuple):
@@ -238,11 +238,6 @@ class Journal:
         where = "state NOT IN ('clean', 'local') AND state != 'remote'"  # in the words of the index
         return [_row(r) for r in self._all(f"SELECT {_COLUMNS} FROM files WHERE {where}")]
 
-    def below(self, directory: str) -> list[Row]:
-        """Return the rows of all paths below a directory."""
-        low, high = f"{directory}/", f"{directory}0"  # "0" follows "/"
-        return [_row(r) for r in self._all(f"SELECT {_COLUMNS} FROM files WHERE path > ? AND path < ?", (low, high))]
-
     def first_name(self, ino: int) -> str:
         """Return the first of a file's names, in the order of the alphabet; "" if it has none."""
         found = self._all("SELECT min(path) FROM files WHERE ino = ? AND ino != 0 AND kind = 'file'", (ino,))
@@ -250,27 +245,27 @@ class Journal:
 
     def removals(self) -> list[Removal]:
         """Return the objects to be removed, in order."""
-        query = "SELECT path, version, ino, size, mtime_ns, digest, sent FROM removals ORDER BY seq"
+        query = "SELECT seq, path, version, ino, digest, sent FROM removals ORDER BY seq"
         return [Removal(*r) for r in self._all(query)]
 
     def removed_inode(self, ino: int) -> Removal | None:
-        """Return the removal of the file with this inode."""
-        query = "SELECT path, version, ino, size, mtime_ns, digest, sent FROM removals WHERE ino = ?"
+        """Return the removal of the file that had this inode; None if there is none."""
+        query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE ino = ?"
         return next((Removal(*r) for r in self._all(query, (ino,))), None)
 
     def directories(self) -> dict[str, DirectoryRow]:
         """Return all sidecars that are known."""
         found = self._all("SELECT path, version, document, changed FROM directories")
-        return {r[0]: DirectoryRow(r[0], r[1], r[2], bool(r[3])) for r in found}
+        return {r[0]: DirectoryRow(*r) for r in found}
 
     def directory(self, path: str) -> DirectoryRow | None:
         """Return what is known of one directory's sidecar."""
         found = self._all("SELECT path, version, document, changed FROM directories WHERE path = ?", (path,))
-        return next((DirectoryRow(r[0], r[1], r[2], bool(r[3])) for r in found), None)
+        return next((DirectoryRow(*r) for r in found), None)
 
     def changed_directories(self) -> list[str]:
         """Return the directories whose sidecars have to be written."""
-        return [r[0] for r in self._all("SELECT path FROM directories WHERE changed = 1")]
+        return [r[0] for r in self._all("SELECT path FROM directories WHERE changed > 0")]
 
     def swaps(self) -> list[Swap]:
         """Return the exchanges whose end is not known."""
@@ -280,10 +275,19 @@ class Journal:
         """Return the paths of conflict copies that still exist."""
         return tuple(r[0] for r in self._all("SELECT path FROM conflicts ORDER BY path"))
 
+    def last_removal(self) -> int:
+        """Return the number of the newest order to remove an object; 0 if there is none."""
+        return int(self._all("SELECT ifnull(max(seq), 0) FROM removals")[0][0])
+
+    def note(self, name: str) -> str:
+        """Return a remark about the whole tree; "" if there is none of that name."""
+        return next((str(r[0]) for r in self._all("SELECT value FROM notes WHERE name = ?", (name,))), "")
+
     def counts(self) -> Counts:
         """Return sums: files and bytes of the tree, and what is pending."""
         (files, size, hydrated), *_ = self._all(
-            "SELECT count(*), total(size), total(CASE WHEN hydrated THEN size ELSE 0 END) FROM files WHERE kind = 'file'"
+            "SELECT count(*), total(size), total(CASE WHEN hydrated THEN size ELSE 0 END)"
+            " FROM files WHERE kind = 'file'"
         )
         (pending, sizes), *_ = self._all(
             "SELECT count(*), total(size) FROM files WHERE state NOT IN ('clean', 'local') AND state != 'remote'"
@@ -300,8 +304,18 @@ def put(database: Database, rows: Iterable[Row]) -> None:
     database.executemany(
         "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         [
-            (r.path, parent_of(r.path), r.kind, *r.signature, r.links, r.version, r.state, r.hydrated, r.digest, r.sent)
-            + (r.attributes,)
+            (
+                r.path,
+                parent_of(r.path),
+                r.kind,
+                *r.signature,
+                r.links,
+                r.version,
+                r.state,
+                r.hydrated,
+                r.digest,
+                *r[-2:],
+            )
             for r in rows
         ],
     )
@@ -311,6 +325,12 @@ def get(database: Database, path: str) -> Row | None:
     """Return a path's row, as this transaction sees it."""
     found = database.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (path,)).fetchone()
     return found and _row(found)
+
+
+def get_below(database: Database, directory: str) -> list[Row]:
+    """Return the rows of all paths below a directory, as this transaction sees them."""
+    low, high = f"{directory}/", f"{directory}0"  # "0" follows "/"
+    return [_row(r) for r in database.execute(f"SELECT {_COLUMNS} FROM files WHERE path > ? AND path < ?", (low, high))]
 
 
 def drop(database: Database, paths: Iterable[str]) -> None:
@@ -324,16 +344,15 @@ def note_removal(database: Database, row: Row) -> None:
     """Replace a row by the order to remove its object. A file that was never uploaded needs no order."""
     drop(database, (row.path,))
     if row.kind == "file" and (row.version or row.sent):
-        signature = row.signature
         database.execute(
-            "INSERT OR REPLACE INTO removals (path, version, ino, size, mtime_ns, digest, sent) VALUES (?,?,?,?,?,?,?)",
-            (row.path, row.version, signature.ino, signature.size, signature.mtime_ns, row.digest, row.sent),
+            "INSERT OR REPLACE INTO removals (path, version, ino, digest, sent) VALUES (?,?,?,?,?)",
+            (row.path, row.version, row.signature.ino, row.digest, row.sent),
         )
 
 
 def take_removal(database: Database, path: str) -> Removal | None:
     """Take back the order to remove a path's object, because there is a file again, and return it."""
-    query = "SELECT path, version, ino, size, mtime_ns, digest, sent FROM removals WHERE path = ?"
+    query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE path = ?"
     found = database.execute(query, (path,)).fetchone()
     if found is None:
         return None
@@ -344,14 +363,29 @@ def take_removal(database: Database, path: str) -> Removal | None:
 def mark_changed(database: Database, directories: Iterable[str]) -> None:
     """Note that the sidecars of these directories have to be written."""
     database.executemany(
-        "INSERT INTO directories VALUES (?, '', '', 1) ON CONFLICT (path) DO UPDATE SET changed = 1",
+        "INSERT INTO directories VALUES (?, '', '', 1) ON CONFLICT (path) DO UPDATE SET changed = changed + 1",
         [(d,) for d in directories],
     )
 
 
-def put_directories(database: Database, rows: Iterable[DirectoryRow]) -> None:
-    """Write what sidecars are."""
-    database.executemany("INSERT OR REPLACE INTO directories VALUES (?,?,?,?)", rows)
+def write_note(database: Database, name: str, value: str) -> None:
+    """Keep a remark about the whole tree."""
+    database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+
+def note_sidecar(database: Database, row: DirectoryRow) -> None:
+    """Note what a sidecar is now. `row.changed` is the count that was read before: later changes still count."""
+    database.execute(
+        "INSERT INTO directories VALUES (?, ?, ?, 0) ON CONFLICT (path) DO UPDATE SET version = excluded.version,"
+        " document = excluded.document, changed = CASE WHEN changed = ? THEN 0 ELSE changed END",
+        row,
+    )
+
+
+def drop_sidecar(database: Database, row: DirectoryRow) -> None:
+    """Forget a sidecar that was removed with its directory, unless the directory came back meanwhile."""
+    database.execute("DELETE FROM directories WHERE path = ? AND changed = ?", (row.path, row.changed))
+    database.execute("UPDATE directories SET version = '', document = '' WHERE path = ?", (row.path,))
 
 
 _COLUMNS = "path, kind, ino, size, mtime_ns, ctime_ns, links, version, state, hydrated, digest, sent, attributes"

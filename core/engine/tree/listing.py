@@ -1,0 +1,74 @@
+"""What is in the store: all objects with their versions, and what the sidecars say of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from engine.spec.storage import Stat, Store
+from engine.tree.names import SIDECAR, unnameable
+
+log = logging.getLogger(__name__)
+
+
+class Remote(NamedTuple):
+    """An object that is a file of the tree."""
+
+    size: int
+    version: str
+    mtime_ns: int
+    """When it was written, by the store's clock: the time of a file of which nobody says another one."""
+
+
+class Listing(NamedTuple):
+    """The store's content."""
+
+    files: Mapping[str, Remote]
+    sidecars: Mapping[str, str]
+    """Directories that have one, and its version."""
+    problems: Mapping[str, str]
+    """Keys that cannot be files here, and why. They stay as they are."""
+
+    def directories(self) -> set[str]:
+        """Return all directories that something is in, and those that have a sidecar; without the root."""
+        found = {parent for path in self.files for parent in parents(path)}
+        found |= {each for path in self.sidecars for each in (path, *parents(path))}
+        return found - {""}
+
+
+def version_of(stat: Stat) -> str:
+    """Return what tells one content of an object from another: the etag, or size and time in stores without etags.
+
+    It is compared for equality only: it does not matter whose clock the time is of.
+    """
+    return stat.etag or f"{stat.size}-{stat.mtime}"
+
+
+def parents(path: str) -> Iterator[str]:
+    """Iterate over the directories that a path lies in, the innermost first, without the root."""
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def read(store: Store, progressed: Callable[[int], None]) -> Listing:
+    """List a store. Raises what the store raises; NotFound if there is no such store any more."""
+    store.check()  # an absent bucket or directory must not look like an empty one
+    files: dict[str, Remote] = {}
+    sidecars: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for number, stat in enumerate(store.list()):
+        directory, _, name = stat.key.rpartition("/")
+        if name == SIDECAR and not (directory and unnameable(directory)):
+            sidecars[directory] = version_of(stat)
+        elif why := unnameable(stat.key):
+            if not (stat.key.endswith("/") and stat.size == 0):  # markers of directories, which other tools make
+                problems[stat.key] = why
+        else:
+            files[stat.key] = Remote(stat.size, version_of(stat), int((stat.mtime or 0) * 10**9))
+        if number % 1000 == 0:
+            progressed(number)
+    for path in {each for key in (*files, *sidecars) for each in parents(key)} & files.keys():
+        problems[path] = "there are objects below it"
+        del files[path]
+    return Listing(files, sidecars, problems)

@@ -1,0 +1,58 @@
+"""Which paths a store can hold, and which names are the engine's own."""
+
+from __future__ import annotations
+
+import re
+
+from engine.spec.errors import InvalidParameter
+from engine.spec.storage import StorageCaps, check_key
+
+RESERVED = ".engine-"
+"""Beginning of names that are the engine's: sidecars, and files that drivers are still writing."""
+SIDECAR = ".engine-attributes.json"
+"""Object beside those of a directory, with the attributes of its files: see `engine.tree.sidecar`."""
+NAME_MAX = 255
+"""Bytes of a file's name (linux/limits.h)."""
+_CONFLICT = re.compile(r"\.conflict-[^/]+$")
+
+
+def sidecar_of(directory: str) -> str:
+    """Return the key of a directory's sidecar."""
+    return f"{directory}/{SIDECAR}" if directory else SIDECAR
+
+
+def unstorable(path: str, caps: StorageCaps) -> str:
+    """Return why a file of the tree cannot be an object; "" if it can."""
+    if path.rpartition("/")[2].startswith(RESERVED):
+        return f"names that begin with {RESERVED} are the engine's"
+    try:
+        check_key(path, caps)
+    except InvalidParameter as err:
+        return err.why
+    return ""
+
+
+def unnameable(key: str) -> str:
+    """Return why an object cannot be a file; "" if it can."""
+    segments = key.split("/")
+    if any(s in ("", ".", "..") for s in segments):
+        return "a part of its key is empty, `.` or `..`"
+    if any(s.startswith(RESERVED) for s in segments):
+        return f"names that begin with {RESERVED} are the engine's"
+    if "\0" in key:
+        return "it has a NUL"
+    if any(len(s.encode(errors="surrogateescape")) > NAME_MAX for s in segments):
+        return f"a part of its key has more than {NAME_MAX} bytes"
+    return ""
+
+
+def conflict_name(name: str, host: str, stamp: str, number: int) -> str:
+    """Return the name of a conflict copy, shortened where it would be too long; `number` tells apart equal ones."""
+    ending = f".conflict-{host}-{stamp}" + (f"-{number}" if number else "")
+    stem = name.encode()[: NAME_MAX - len(ending.encode())].decode(errors="ignore")
+    return stem + ending
+
+
+def is_conflict_copy(path: str) -> bool:
+    """Return whether a path has the name of a conflict copy, of any host."""
+    return _CONFLICT.search(path) is not None

@@ -1,0 +1,240 @@
+"""Finds what changed locally: each file's stat(2) against its row in the journal.
+
+What is found is in the journal, on the disk, before anything is done about it. A directory that is renamed, a file that
+is edited, a new mode: all are differences of (inode, size, mtime, ctime), and no clock is compared with another one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from engine.tree import attributes, journal
+from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Kind, kind_of
+from engine.tree.beneath import name_in
+from engine.tree.hydration import Signature
+from engine.tree.journal import Database, Row, parent_of
+from engine.tree.names import RESERVED, is_conflict_copy, unstorable
+from engine.tree.parts import Parts
+from engine.tree.watch import Watch
+
+log = logging.getLogger(__name__)
+
+STAYS_LOCAL = "not stored"
+"""Topic of notes on files that cannot be in the store."""
+
+
+class _Seen(NamedTuple):
+    """A path that is not as the journal has it."""
+
+    path: str
+    kind: Kind
+    signature: Signature
+    links: int
+    attributes: str
+    complete: bool
+
+
+class Found(NamedTuple):
+    """What a scan found."""
+
+    changed: int
+    """Paths that are new or differ."""
+    gone: int
+    """Paths that are not there any more."""
+    directories: int
+    """Directories that were looked at."""
+
+
+class Scanner:
+    """Compares the tree with the journal. One scan at a time."""
+
+    def __init__(self, parts: Parts, watch: Watch | None) -> None:
+        self._parts = parts
+        self._watch = watch
+
+    def everything(self) -> Found:
+        """Scan the whole tree."""
+        self._parts.health.clear(STAYS_LOCAL)
+        return self._scan([""], deep=True)
+
+    def some(self, directories: Iterable[str]) -> Found:
+        """Scan these directories, and what is new below them."""
+        return self._scan(sorted(directories), deep=False)
+
+    def _scan(self, todo: list[str], *, deep: bool) -> Found:
+        seen: list[_Seen] = []
+        gone: list[str] = []
+        done: set[str] = set()
+        while todo:
+            directory = todo.pop()
+            if directory in done:
+                continue
+            done.add(directory)
+            try:
+                self._look(directory, seen, gone, todo, deep)
+            except OSError as err:  # it is gone or another thing now: its parent's scan says so
+                log.debug("%s cannot be scanned: %s", directory, err)
+                if directory == "":
+                    raise
+        if seen or gone:
+            self._parts.journal.change(lambda database: _record(database, seen, gone))
+            for path in gone:
+                self._parts.health.forget(path)
+                self._parts.hydration.forget(path)
+        return Found(len(seen), len(gone), len(done))
+
+    def _look(self, directory: str, seen: list[_Seen], gone: list[str], todo: list[str], deep: bool) -> None:
+        with self._parts.root.directory(directory) as fd:
+            if self._watch is not None:
+                self._watch.add(fd, directory)  # before it is read: nothing is missed between
+            rows = self._parts.journal.children(directory)
+            own = self._parts.journal.row(directory)
+            facts = os.fstat(fd)
+            if own is None or own.signature != Signature.of(facts):
+                text = _text(attributes.read(name_in(fd, "."), facts, "directory"))
+                seen.append(_Seen(directory, "directory", Signature.of(facts), 1, text, True))
+            names = set()
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    path = f"{directory}/{entry.name}" if directory else entry.name
+                    names.add(path)
+                    self._compare(fd, entry, path, rows, seen, todo, deep)
+        gone += [path for path, row in rows.items() if path not in names and row.state != "remote"]
+
+    def _compare(
+        self,
+        fd: int,
+        entry: os.DirEntry[str],
+        path: str,
+        rows: Mapping[str, Row],
+        seen: list[_Seen],
+        todo: list[str],
+        deep: bool,
+    ) -> None:
+        try:
+            facts = entry.stat(follow_symlinks=False)
+            kind = kind_of(facts.st_mode)
+            row = rows.get(path)
+            if kind is None or (row is None and unstorable(path, self._parts.store.caps)):
+                self._stays(path, kind)
+                return
+            if kind == "directory":
+                if deep or row is None or row.signature.ino != facts.st_ino:
+                    todo.append(path)
+                return
+            signature = Signature.of(facts)
+            if row is not None and row.signature == signature and row.kind == kind and row.state != "remote":
+                if row.state == "local":
+                    self._stays(path, kind)
+                return
+            text = _text(attributes.read(name_in(fd, entry.name), facts, kind))
+            complete = kind != "file" or self._complete(path, row)
+            seen.append(_Seen(path, kind, signature, facts.st_nlink, text, complete))
+        except FileNotFoundError:  # removed since the directory was read: a later scan sees that
+            pass
+
+    def _complete(self, path: str, row: Row | None) -> bool:
+        """Whether a file's content is here. Only a placeholder, or a file of unknown origin, is opened for that."""
+        if row is not None and row.hydrated and row.state != "remote":
+            return True
+        hydration = self._parts.hydration
+        try:
+            fd = hydration.open(path)
+        except OSError:  # not there, or another thing, or refused: looked at again when it is read
+            return row is None or row.hydrated
+        try:
+            return hydration.complete(fd)
+        finally:
+            os.close(fd)
+
+    def _stays(self, path: str, kind: Kind | None) -> None:
+        """Say that a file cannot be in the store."""
+        if kind is None:
+            why = "it is no file, directory or symbolic link"
+        else:
+            why = unstorable(path, self._parts.store.caps) or "the store refuses its name"
+        if not path.startswith(RESERVED):  # the staging directory itself
+            self._parts.health.note(STAYS_LOCAL, path, why)
+
+
+def _text(found: attributes.Attributes) -> str:
+    return json.dumps(found.json(), separators=(",", ":"))
+
+
+def _record(database: Database, seen: Iterable[_Seen], gone: Iterable[str]) -> None:
+    """Write what was found. The rows are read again: an upload may have ended since they were compared."""
+    touched: set[str] = set()
+    for path in gone:
+        row = journal.get(database, path)
+        if row is not None and row.state != "remote":
+            _remove(database, row, touched)
+    rows = []
+    for one in seen:
+        row = journal.get(database, one.path)
+        if row is not None and row.kind != one.kind:
+            _remove(database, row, touched)
+            row = None
+        if one.kind == "file":
+            rows.append(_file(database, one, row))
+        else:
+            rows.append(_other(one, row))
+        touched |= _sidecars(one, row)
+    journal.put(database, rows)
+    journal.mark_changed(database, touched)
+
+
+def _remove(database: Database, row: Row, touched: set[str]) -> None:
+    """Note that a path is gone, and all below it."""
+    below = journal.get_below(database, row.path) if row.kind == "directory" else []
+    for each in (*below, row):
+        journal.note_removal(database, each)
+        touched.add(parent_of(each.path))
+        if each.kind == "directory":
+            touched.add(each.path)  # its sidecar goes
+
+
+def _sidecars(one: _Seen, row: Row | None) -> set[str]:
+    """Return the directories whose sidecars say something of this path that is not true any more."""
+    if row is not None and row.attributes == one.attributes and row.links == one.links:
+        return set()
+    if one.kind != "directory":
+        return {parent_of(one.path)}
+    if one.path == "" and row is None and _usual(one.attributes):
+        return set()  # nobody writes into a bucket that is only looked at
+    return {one.path}
+
+
+def _usual(text: str) -> bool:
+    """Whether a directory is as any new one, but for its time."""
+    found = attributes.Attributes.parse(json.loads(text))
+    return found._replace(mtime_ns=0) == attributes.Attributes("directory", DEFAULT_DIRECTORY_MODE)
+
+
+def _other(one: _Seen, row: Row | None) -> Row:
+    """Return the row of a directory or a symbolic link: they are in sidecars only."""
+    return Row(one.path, one.kind, one.signature, one.links, "", "clean", True, "", "", one.attributes)
+
+
+def _file(database: Database, one: _Seen, row: Row | None) -> Row:
+    """Return the row of a file that is new or changed."""
+    fresh = Row(one.path, "file", one.signature, one.links, "", "dirty", one.complete, "", "", one.attributes)
+    if is_conflict_copy(one.path):
+        database.execute("INSERT OR IGNORE INTO conflicts VALUES (?)", (one.path,))
+    if row is None:
+        back = journal.take_removal(database, one.path)
+        if back is None:
+            return fresh
+        return fresh._replace(version=back.version, digest=back.digest, sent=back.sent)
+    if row.state == "remote":  # somebody was faster than the listing: the upload compares the two
+        return fresh
+    if row.signature == one.signature and row.state != "local":  # written by another thread meanwhile
+        return row._replace(attributes=one.attributes, links=one.links)
+    kept = fresh._replace(version=row.version, digest=row.digest, sent=row.sent)
+    if not one.complete:
+        # Nobody can write into a file whose content is not here: these are new attributes.
+        return kept._replace(state=row.state if row.state == "dirty" else "clean")
+    return kept

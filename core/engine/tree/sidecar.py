@@ -1,0 +1,178 @@
+"""Sidecars: what objects cannot hold, kept beside them in one object for each directory.
+
+The object `DIRECTORY/.engine-attributes.json` has the directory's own attributes, those of its files, its symbolic
+links, and by its existence an empty directory. It is JSON, sorted, one file after the other, for people to read:
+
+    {"about": "...", "format": 1,
+     "directory": {"type": "directory", "mode": "0755", "uid": 0, "gid": 0, "mtime": "1700000000.123456789"},
+     "entries": {
+        "a.txt": {"etag": "...", "sha256": "...", "mode": "0644", "uid": 0, "gid": 0, "mtime": "...",
+                  "xattrs": {"user.note": "text, or base64:..."}},
+        "b.txt": {..., "hardlink": "a.txt"},
+        "to-a": {"type": "symlink", "target": "a.txt", ...}}}
+
+Each file is an object of its own under its name, also every name of a hard-linked one, so that other tools need none of
+this. `etag` says which object `sha256` and `mtime` are of: if somebody else wrote it since, they do not count. A sidecar
+is written on the condition that nobody else wrote it; where somebody did, the two are merged, name by name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from engine.spec.errors import Conflict, InvalidParameter, NotFound, Unavailable
+from engine.spec.storage import ABSENT, Store
+from engine.tree import journal
+from engine.tree.attributes import Attributes
+from engine.tree.journal import DirectoryRow, Journal
+from engine.tree.listing import version_of
+from engine.tree.names import sidecar_of
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_ABOUT = "Attributes of the files beside this object, written by Engine. See its documentation of remote volumes."
+_TRIES = 8
+"""How often a sidecar is merged when somebody else always writes it first."""
+Document = Mapping[str, Any]
+EMPTY: Document = {}
+
+
+def parse(text: str | bytes) -> Document:
+    """Return a sidecar's document. Raises InvalidParameter if it is none, or of a newer format."""
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict) or not isinstance(found.get("entries", {}), dict):
+            raise TypeError("it is no object with entries")
+        if found.get("format") != FORMAT:
+            raise ValueError(f"the format {found.get('format')!r} is not known")
+        return found
+    except (ValueError, TypeError) as err:
+        raise InvalidParameter("a sidecar cannot be read", why=str(err)) from err
+
+
+def spell(entries: Mapping[str, Any], directory: Any) -> str:
+    """Return the text of a sidecar."""
+    found: dict[str, Any] = {"about": _ABOUT, "format": FORMAT}
+    if directory is not None:
+        found["directory"] = directory
+    return json.dumps({**found, "entries": dict(sorted(entries.items()))}, indent=1, ensure_ascii=True) + "\n"
+
+
+def entry_of(document: Document, name: str, version: str) -> tuple[Attributes, str]:
+    """Return a file's attributes and its digest; time and digest only if they are of that version of the object.
+
+    The defaults where the sidecar says nothing; raises InvalidParameter where it says nonsense.
+    """
+    found = document.get("entries", {}).get(name)
+    if found is None:
+        return Attributes(), ""
+    attributes = Attributes.parse(found)
+    if found.get("etag") != version:
+        return attributes._replace(mtime_ns=0), ""
+    return attributes, str(found.get("sha256", ""))
+
+
+def merge(base: Document, ours: Document, theirs: Document) -> Document:
+    """Return what both sides mean, name by name: where both changed the same, ours."""
+    names = {*ours.get("entries", {}), *theirs.get("entries", {})}
+    merged = {}
+    for name in names:
+        old, here, there = (d.get("entries", {}).get(name) for d in (base, ours, theirs))
+        chosen = there if here == old else here
+        if chosen is not None:
+            merged[name] = chosen
+    own = [d.get("directory") for d in (base, ours, theirs)]
+    return {"entries": merged, "directory": own[2] if own[1] == own[0] and own[2] is not None else own[1]}
+
+
+class Sidecars:
+    """Writes sidecars from the journal."""
+
+    def __init__(self, store: Store, records: Journal) -> None:
+        self._store = store
+        self._journal = records
+
+    def write(self, directory: str) -> None:
+        """Make a directory's sidecar say what the journal says. Raises what the store raises."""
+        noted = self._journal.directory(directory)
+        if noted is None:
+            return
+        own = self._journal.row(directory)
+        if own is None and directory:
+            self._remove(noted)
+            return
+        ours = self._document(directory, json.loads(own.attributes) if own else None)
+        base = _document_of(noted)
+        text = spell(ours["entries"], ours["directory"])
+        for _ in range(_TRIES):
+            if text == noted.document and noted.version:
+                break
+            try:
+                version = self._put(sidecar_of(directory), text.encode(), noted.version)
+                noted = noted._replace(version=version, document=text)
+                break
+            except Conflict:
+                theirs, version = self._read(directory)
+                merged = merge(base, ours, theirs)
+                text = spell(merged["entries"], merged["directory"])
+                noted = noted._replace(version=version)
+        else:
+            raise Unavailable(f"the sidecar of {directory or '/'} cannot be written", why="others always come first")
+        self._journal.change(lambda database: journal.note_sidecar(database, noted))
+
+    def _document(self, directory: str, own: Any) -> Document:
+        entries: dict[str, Any] = {}
+        for path, row in self._journal.children(directory).items():
+            if row.kind == "directory" or row.state in ("local", "remote"):
+                continue
+            found = json.loads(row.attributes)
+            if row.kind == "file":
+                if not row.version:
+                    continue  # not uploaded yet: its upload marks the directory again
+                found = {"etag": row.version, **({"sha256": row.digest} if row.digest else {}), **found}
+                first = self._journal.first_name(row.signature.ino) if row.links > 1 else path
+                if first != path:
+                    found["hardlink"] = first
+            entries[path.rpartition("/")[2]] = found
+        return {"entries": entries, "directory": own}
+
+    def _put(self, key: str, data: bytes, version: str) -> str:
+        """Write a sidecar over the version that is known. Raises Conflict if there is another one."""
+        if self._store.caps.put_if:
+            return version_of(self._store.put(key, data, if_match=version or ABSENT))
+        found = self._store.head(key)
+        if (version_of(found) if found else "") != version:
+            raise Conflict(f"writing {key!r}", why="somebody else wrote it")
+        return version_of(self._store.put(key, data))
+
+    def _read(self, directory: str) -> tuple[Document, str]:
+        key = sidecar_of(directory)
+        facts = self._store.head(key)
+        if facts is None:
+            return EMPTY, ""
+        try:
+            return parse(self._store.get(key)), version_of(facts)
+        except NotFound:
+            return EMPTY, ""
+        except InvalidParameter as err:
+            log.error("the sidecar %s is replaced: %s", key, err)
+            return EMPTY, version_of(facts)
+
+    def _remove(self, noted: DirectoryRow) -> None:
+        """Remove the sidecar of a directory that is gone; not if somebody else uses that directory by now."""
+        if noted.version:
+            facts = self._store.head(sidecar_of(noted.path))
+            if facts is not None and version_of(facts) == noted.version:
+                self._store.delete(facts.key)
+        self._journal.change(lambda database: journal.drop_sidecar(database, noted))
+
+
+def _document_of(noted: DirectoryRow) -> Document:
+    try:
+        return parse(noted.document) if noted.document else EMPTY
+    except InvalidParameter:
+        return EMPTY
