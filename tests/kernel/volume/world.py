@@ -16,13 +16,18 @@ from typing import Any
 
 import pytest
 
+from engine.helper.config import HelperConfigs
+from engine.helper.launch import ARGV
 from engine.plugins import Plugins
 from engine.reconcile import loops, mountinfo
 from engine.reconcile.applier import Tag
 from engine.reconcile.data import DataApplier
 from engine.reconcile.mounts import MountApplier
 from engine.reconcile.reconciler import Reconciler
+from engine.reconcile.trees import TreeApplier
 from engine.state import State
+from engine.storage.secrets import Secrets
+from engine.storage.stores import Stores
 from engine.volume.manager import VolumeManager
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -100,6 +105,9 @@ class Events:
 class World:
     """One engine's volumes. A second World on the same directory is the engine after a restart."""
 
+    helper: tuple[str, ...] = ARGV
+    """What is run as a helper of volumes whose content is kept in a store."""
+
     def __init__(self, base: Path, run: Path | None = None) -> None:
         self.base = base
         base.mkdir(parents=True, exist_ok=True)
@@ -107,20 +115,25 @@ class World:
         self.state = State(base / "state.db")
         self.events = Events()
         self.plugins = Plugins()
+        configs = HelperConfigs(Stores(self.plugins), Secrets(), host="testhost")
+        trees = TreeApplier(configs.of_tree, self.run, argv=self.helper)
         tag = Tag(instance="0badcafe", link_group=1, table="t")
-        self.reconciler = Reconciler(tag, [MountApplier([self.run]), DataApplier()])
-        self.volumes = VolumeManager(self.state, self.plugins, self.reconciler, self.root, self.run, self.events)
+        self.reconciler = Reconciler(tag, [MountApplier([self.run]), DataApplier(), trees])
+        self.volumes = VolumeManager(
+            self.state, self.plugins, self.reconciler, self.root, self.run, self.events, configs
+        )
 
     def restarted(self, live: tuple[str, ...] = ()) -> World:
         """Return the engine after a restart; problems of its start fail the test."""
         self.close()
-        after = World(self.base)
+        after = type(self)(self.base)
         problems = after.volumes.restore(live)
         assert problems == []
         after.reconciler.collect()
         return after
 
     def close(self) -> None:
+        self.volumes.close()
         self.reconciler.close()
         self.state.close()
 
