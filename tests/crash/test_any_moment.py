@@ -1,5 +1,7 @@
 """kill -9 of the daemon at any moment of 50 starts: what was acknowledged is there afterwards, and nothing else.
 
+Containers start, stop and go (some with --rm), networks and ports come and go while they run, volumes are made.
+
 Clients work at the same time, each on a container of its own after the other. A ledger says what the daemon has
 acknowledged, and what was asked of it when it died.
 """
@@ -17,19 +19,24 @@ from pathlib import Path
 
 import pytest
 from tests.crash.conftest import CrashHost
+from tests.host import until
 
 STARTS = 50
 CLIENTS = 4
 NETWORK = "second"
+AUTO = "auto"
+"""Names of containers with --rm begin so."""
+FIRST_PORT = 20000
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a container; `connected`: to a second network."""
+    """What is known of a container; `connected`: to a second network; `port`: published while it ran."""
 
     exists: bool = False
     running: bool = False
     connected: bool = False
+    port: bool = False
 
 
 GONE = Known()
@@ -41,9 +48,13 @@ class Ledger:
 
     acknowledged: dict[str, Known] = field(default_factory=dict)
     possible: dict[str, tuple[Known, ...]] = field(default_factory=dict)
-    volumes: dict[str, bool] = field(default_factory=dict)
+    volumes: set[str] = field(default_factory=set)
+    """Those that were acknowledged."""
     starts: int = 0
     done: Counter[str] = field(default_factory=Counter)
+
+
+DONE = {"create", "start", "connect", "disconnect", "ports", "ports/remove", "stop", "remove"}
 
 
 class Client(threading.Thread):
@@ -56,17 +67,21 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         try:
-            while self._live(f"life-{next(self._names)}"):  # never the prefix of an id
+            while self._live(next(self._names)):
                 pass
         except BaseException as err:  # noqa: BLE001 - the test raises it
             self.failure = err
 
-    def _live(self, name: str) -> bool:
+    def _live(self, number: int) -> bool:
         """Give a container a life; False if the daemon died in it."""
+        auto = self._rng.random() < 0.3
+        name = f"{AUTO if auto else 'life'}-{number}"  # never the prefix of an id
+        if self._rng.random() < 0.5 and not self._volume(f"v-{name}"):
+            return False
         now = Known(exists=True)
         body = {
             "Image": "busybox", "Cmd": ["sleep", "1000"], "Volumes": {"/data": {}},
-            "HostConfig": {"Binds": [f"v-{name}:/kept"]},
+            "HostConfig": {"Binds": [f"v-{name}:/kept"], "AutoRemove": auto},
         }  # fmt: skip
         if not self._ask(name, "POST", f"/containers/create?name={name}", body, now):
             return False
@@ -74,21 +89,41 @@ class Client(threading.Thread):
         if not self._ask(name, "POST", f"/containers/{name}/start", None, now):
             return False
         self._ledger.starts += 1
-        for step in self._rng.sample(("connect", "stop", "remove"), self._rng.randrange(1, 4)):
-            if step == "connect" and now.running:
-                for action in ("connect", "disconnect")[: self._rng.choice((1, 2, 2))]:
-                    now = replace(now, connected=action == "connect")
-                    path = f"/networks/{NETWORK}/{action}"
-                    if not self._ask(name, "POST", path, {"Container": name}, now):
+        for step in self._rng.sample(("connect", "port", "stop", "remove"), self._rng.randrange(1, 5)):
+            if step in ("connect", "port") and now.running:
+                for come in (True, False)[: self._rng.choice((1, 2, 2))]:
+                    field = "connected" if step == "connect" else "port"
+                    now = replace(now, **{field: come})
+                    path, change = self._change(step, come, name, number)
+                    if not self._ask(name, "POST", path, change, now):
                         return False
             elif step == "stop" and now.running:
-                now = replace(now, running=False)
+                now = GONE if auto else replace(now, running=False)
                 if not self._ask(name, "POST", f"/containers/{name}/stop?t=0", None, now):
                     return False
+                if auto:
+                    return True
             elif step == "remove":
                 path = f"/containers/{name}?force=1&v=1"
                 return self._ask(name, "DELETE", path, None, GONE, replace(now, running=False))
         return True
+
+    def _change(self, step: str, come: bool, name: str, number: int) -> tuple[str, dict[str, object]]:
+        """Return the request by which a container joins or leaves the second network, or gets or loses a port."""
+        if step == "connect":
+            return f"/networks/{NETWORK}/{'connect' if come else 'disconnect'}", {"Container": name}
+        host_port = FIRST_PORT + number
+        if come:
+            return f"/engine/containers/{name}/ports", {"PortBindings": {"80/tcp": [{"HostPort": str(host_port)}]}}
+        return f"/engine/containers/{name}/ports/remove", {"Ports": [{"HostPort": host_port}]}
+
+    def _volume(self, name: str) -> bool:
+        """Create a volume; False if the daemon died meanwhile."""
+        status, answer = self._host.call("POST", "/volumes/create", {"Name": name})
+        assert status in (0, 201), answer
+        if status:
+            self._ledger.volumes.add(name)
+        return bool(status)
 
     def _ask(self, name: str, method: str, path: str, body: object, *after: Known) -> bool:
         """Make a request after which the container is `after[0]`, or any of them if the daemon dies meanwhile."""
@@ -99,7 +134,8 @@ class Client(threading.Thread):
             return False
         assert status < 300, f"{method} {path}: {answer}"
         ledger.acknowledged[name] = after[0]
-        ledger.done[path.partition("?")[0].rpartition("/")[2] if method == "POST" else "remove"] += 1
+        done = path.partition("?")[0].removeprefix("/engine").split("/", 3)[-1].removeprefix("create")
+        ledger.done[(done or "create") if method == "POST" else "remove"] += 1
         del ledger.possible[name]
         return True
 
@@ -108,8 +144,13 @@ def seen(host: CrashHost, name: str) -> Known:
     found = host.inspect(name)
     if found is None:
         return GONE
-    assert found["State"]["Status"] in ("created", "running", "exited"), found["State"]
-    return Known(True, found["State"]["Running"], NETWORK in found["NetworkSettings"]["Networks"])
+    assert found["State"]["Status"] in ("created", "running", "exited", "removing"), found["State"]
+    running, settings = found["State"]["Running"], found["NetworkSettings"]
+    port = bool(found["HostConfig"]["PortBindings"])
+    if running:
+        published = any(settings["Ports"].values())
+        assert published == port, f"{name} publishes {settings['Ports']}, and will {found['HostConfig']}"
+    return Known(True, running, NETWORK in settings["Networks"], port)
 
 
 @pytest.fixture
@@ -148,17 +189,22 @@ def test_any_moment(second: CrashHost) -> None:
         host.start_daemon()
         check(host, ledger)
     assert rounds >= 5
-    assert set(ledger.done) == {"create", "start", "connect", "disconnect", "stop", "remove"}, ledger.done
+    assert set(ledger.done) == DONE, ledger.done
+    assert ledger.volumes
 
 
 def check(host: CrashHost, ledger: Ledger) -> None:
     """Compare the host with the ledger, and finish what was in doubt."""
     for name, known in list(ledger.acknowledged.items()):
         if name not in ledger.possible:
+            if name.startswith(AUTO) and not known.exists:  # it had ended, and goes by itself
+                until(lambda name=name: seen(host, name) == GONE, f"the end of {name}")
             assert seen(host, name) == known, f"{name} was acknowledged as {known}: {host.inspect(name)}"
     for name, after in ledger.possible.items():
-        known = seen(host, name)
         allowed = {ledger.acknowledged.get(name, GONE), *after}
+        if name.startswith(AUTO):  # ended, but still there: it goes by itself
+            until(lambda name=name, allowed=allowed: seen(host, name) in allowed, f"{name} in one of {allowed}")
+        known = seen(host, name)
         assert known in allowed, f"{name} is {known}, not one of {allowed}"
         if known.exists and not known.running:  # whole: it can be started
             status, answer = host.call("POST", f"/containers/{name}/start")
@@ -166,6 +212,8 @@ def check(host: CrashHost, ledger: Ledger) -> None:
             known = replace(known, running=True)
         ledger.acknowledged[name] = known
     ledger.possible.clear()
+    volumes = {volume["Name"] for volume in host.call("GET", "/volumes")[1]["Volumes"]}
+    assert ledger.volumes <= volumes, "a volume that was acknowledged is lost"
     listed = {c["Names"][0].removeprefix("/") for c in host.call("GET", "/containers/json?all=1")[1]}
     assert listed == {name for name, known in ledger.acknowledged.items() if known.exists}
     host.assert_whole()

@@ -65,8 +65,13 @@ class Attaching:
         settings: EndpointSettings,
         ports: Sequence[PortRequest] = (),
         route: frozenset[int] = FAMILIES,
+        *,
+        arriving: bool = False,
     ) -> Attachment:
-        """Attach a container; its default routes of the families in `route` go through this network."""
+        """Attach a container; its default routes of the families in `route` go through this network.
+
+        If it is `arriving`, more is to be done: a killed daemon's successor takes it off again, until `arrived`.
+        """
         with self._store.lock(network_id):
             record = self._store.get(network_id)
             caps = self._planner.caps(record.driver)
@@ -75,7 +80,7 @@ class Attaching:
             if first:
                 record = self._refresh(record, caps)
             network = self._planner.network(record, "select" if first else "same")
-            attachment, chosen = self._endpoint(record, network, caps, container, sandbox, settings, route)
+            attachment, chosen = self._endpoint(record, network, caps, container, sandbox, settings, route, arriving)
             leased = self.leasing.serves(record)
             if not leased and not (caps.shares_wire and chosen):
                 return self._enter(record, network, attachment, chosen, ports, first)
@@ -90,6 +95,16 @@ class Attaching:
         except BaseException:
             self.detach(bare, namespace_gone=False)
             raise
+
+    def arrived(self, attachment: Attachment) -> Attachment:
+        """Note that all has been done for an endpoint that was arriving, and return it as it is now."""
+        with self._store.lock(attachment.network):
+            current = self._store.endpoint(attachment.id)
+            if current is None:
+                raise Conflict(f"container {attachment.container.name} was taken off the network meanwhile")
+            done = current.model_copy(update={"arriving": False})
+            self._store.put_endpoint(done)
+            return done
 
     def _enter(
         self,
@@ -153,6 +168,7 @@ class Attaching:
         sandbox: Sandbox,
         settings: EndpointSettings,
         route: frozenset[int],
+        arriving: bool,
     ) -> tuple[Attachment, list[Chosen]]:
         """Decide all that a driver is told: addresses, MAC, names, gateways."""
         id = secrets.token_hex(32)
@@ -177,6 +193,7 @@ class Attaching:
             addresses=with_lengths(chosen),
             network_gateways=gateways,
             gateways=tuple(g for g in gateways if family_of(g) in route),
+            arriving=arriving,
         )
         return attachment, chosen
 

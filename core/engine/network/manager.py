@@ -273,7 +273,7 @@ class NetworkManager:
         held = {family_of(g) for e in self._store.of_container(container.id) for g in e.gateways}
         here = ports if self.caps(record).ports else ()
         attachment = self._attaching.attach(
-            record.id, container, sandbox, settings or EndpointSettings(), here, FAMILIES - held
+            record.id, container, sandbox, settings or EndpointSettings(), here, FAMILIES - held, arriving=True
         )
         self._told(record, attachment, "connect")
         try:
@@ -282,10 +282,10 @@ class NetworkManager:
             if held:
                 self._attaching.replanning.reroute(container.id)
                 self.publishing.follow(container.id)
+            return self._attaching.arrived(attachment)
         except BaseException:
             self.detach(container.id, record.id)
             raise
-        return self._store.endpoint(attachment.id) or attachment
 
     def attach_all(
         self,
@@ -457,12 +457,18 @@ class NetworkManager:
                 log.error("container %s cannot look up names: %s", container[:12], err)
 
     def settle(self) -> None:
-        """Finish what an earlier daemon had begun with running containers: their default routes and published ports go
-        to the networks where they belong. After the host was repaired.
-        """  # fmt: skip
+        """Finish what an earlier daemon had begun with running containers, after the host was repaired.
+
+        What it was about to change in them is done; default routes and published ports go where they belong.
+        """
+        replanning = self._attaching.replanning
         for container in {e.container.id: e.container for e in self._store.endpoints()}.values():
             try:
-                self._attaching.replanning.reroute(container.id)
+                endpoints = self._store.of_container(container.id)
+                for endpoint in (e for e in endpoints if e.unsettled):
+                    replanning.settle(endpoint)
+                self._lead_out(container, Sandbox(Path(endpoints[0].sandbox)))
+                replanning.reroute(container.id)
                 self.publishing.follow(container.id)
             except EngineError as err:
                 log.error("the networks of container %s are not as they should be: %s", container.name, err)

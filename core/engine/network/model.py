@@ -202,7 +202,9 @@ class Attachment(Record):
     """Those of them that the container's default routes go through."""
     ports: tuple[PublishedPort, ...] = ()
     arriving: bool = False
-    """Its link is there, and its addresses are being found out. What a killed daemon left so is taken away again."""
+    """A running container is being connected. What a killed daemon left so is taken away again."""
+    unsettled: bool = False
+    """Its plan has changed, and is being applied. What a killed daemon left so is applied again, in the sandbox too."""
     lease: Lease | None = None
     """What a DHCP server gave, where that is the network's way to addresses."""
     plan: str = ""

@@ -42,14 +42,20 @@ class Replanning:
             network = self._planner.network(self._store.get(changed.network), "known")
             plan = self.endpoint_plan(network, changed)
             changed = changed.model_copy(update={"plan": plan.to_json()})
-            self._store.put_endpoint(changed)
+            self._store.put_endpoint(changed.model_copy(update={"unsettled": True}))
             try:
                 self._reconciler.apply(changed.owner, plan, sandbox=Sandbox(Path(changed.sandbox)))
             except BaseException:
                 if former is not None:
                     self._store.put_endpoint(former)
                 raise
+            self._store.put_endpoint(changed)
             return changed
+
+    def settle(self, endpoint: Attachment) -> None:
+        """Apply a plan again of which it is not known how far it was applied; what cannot be done is logged."""
+        self._reconciler.repair(endpoint.owner, sandboxes=True)
+        self._store.put_endpoint(endpoint.model_copy(update={"unsettled": False}))
 
     def follow_links(self, network_id: str) -> None:
         """Make the plans of a network anew, and go over to those that have changed; tell the wire of them."""
