@@ -21,6 +21,9 @@ def title_of(owner: str, networks: NetworkManager, containers: ContainerStore) -
             members = networks.inspect(record)["Containers"].values()
             names = [member["Name"] for member in members if member["EndpointID"] == endpoint]
             return f"container {names[0]} on network {record.name}" if names else owner
+        if kind == "peer":
+            network, endpoint = rest.split(":")
+            return f"endpoint {endpoint[:12]} of network {networks.get(network).name} on another host"
         if kind == "rootfs":
             return f"container {containers.get(rest).name}"
     return owner

@@ -19,9 +19,10 @@ from typing import Protocol
 
 from engine.cluster.addresses import Endpoints
 from engine.cluster.follow import Follower
-from engine.cluster.membership import GRACE_SECONDS, READY_SECONDS, Membership, Memory
+from engine.cluster.membership import READY_SECONDS, Membership, Memory
 from engine.cluster.model import ENDPOINTS, NETWORKS, NODES, ClusterEndpoint, ClusterNetwork, Document, Node, decode
 from engine.cluster.networks import Networks
+from engine.cluster.options import GRACE_SECONDS
 from engine.cluster.peers import Changes, Peers, Remote, View
 from engine.cluster.static import Partition
 from engine.cluster.store import Batch, ClusterStore, Entry, Listing

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from engine.cluster.model import ADDRESSES, LAYOUT, NODES, READY, SPEC, Identity, Node, decode
+from engine.cluster.options import GRACE_SECONDS
 from engine.cluster.store import ClusterStore, Condition, Delete, Entry, Is, LeaseLost, Operation, Put
 from engine.spec.errors import Conflict, EngineError, NotFound, Unavailable, Unsupported
 from engine.spec.network import NetworkDriver
@@ -21,8 +22,6 @@ from engine.spec.network import NetworkDriver
 log = logging.getLogger(__name__)
 READY_SECONDS = 10
 """After so long without a sign a daemon counts as down."""
-GRACE_SECONDS = 120
-"""After so long without a sign a node is gone, and its endpoints with it."""
 ATTEMPTS = 8
 STATIC = b"static"
 """Stands for the sign of a node of which nobody hears."""

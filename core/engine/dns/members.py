@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from engine.cluster.model import ClusterEndpoint
 from engine.network.model import Attachment, NetworkRecord
 
 _PLAIN = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
@@ -60,6 +61,21 @@ def member_of(endpoint: Attachment, network: NetworkRecord) -> Member:
         internal=network.internal,
         servers=container.dns or (endpoint.lease.dns if endpoint.lease else ()),
         ndots=container.ndots,
+    )
+
+
+def remote_member(endpoint: ClusterEndpoint, network: NetworkRecord) -> Member:
+    """Return what the name server has to know of an endpoint on another host, which it does not serve."""
+    names = (endpoint.name, *endpoint.aliases, endpoint.hostname, endpoint.container[:12])
+    return Member(
+        endpoint=endpoint.id,
+        network=network.id,
+        network_name=network.name.lower(),
+        container=endpoint.container,
+        names=tuple(dict.fromkeys(name for name in map(canonical, names) if name)),
+        addresses=tuple(address.partition("/")[0] for address in endpoint.addresses),
+        services=frozenset(_exposed(endpoint.services)),
+        internal=network.internal,
     )
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.cluster.model import ClusterEndpoint
 from engine.dns.directory import Directory
-from engine.dns.members import member_of
+from engine.dns.members import member_of, remote_member
 from engine.dns.upstream import RESOLV_CONF, HostServers, is_loopback, nameservers
 from engine.network.model import Attachment, NetworkRecord
 from engine.reconcile.applier import Sandbox
@@ -44,6 +45,14 @@ class NameService:
     def remove(self, endpoint: Attachment) -> None:
         """Forget an endpoint."""
         self._directory.remove(endpoint.id)
+
+    def put_remote(self, endpoint: ClusterEndpoint, network: NetworkRecord) -> None:
+        """Know an endpoint on another host, or what has become of it."""
+        self._directory.put(remote_member(endpoint, network))
+
+    def remove_remote(self, id: str) -> None:
+        """Forget an endpoint on another host."""
+        self._directory.remove(id)
 
     def serves(self, container: str) -> bool:
         """Return whether a container is to ask at 127.0.0.11."""

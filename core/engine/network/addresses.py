@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Mapping, Sequence, Set
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -35,10 +35,12 @@ class TakenAddresses:
         self.owners = owners
         self.last: str | None = next(reversed(owners), None)
         self.fixed: Set[str] = frozenset()
+        self.elsewhere: Container[str] = frozenset()
+        """Those that endpoints on other hosts have."""
         self._strangers: dict[str, float] = {}
 
     def __contains__(self, address: object) -> bool:
-        if address in self.owners or address in self.fixed:
+        if address in self.owners or address in self.fixed or address in self.elsewhere:
             return True
         return self._strangers.get(str(address), 0.0) > time.monotonic()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.network.model import Attachment, ContainerRef, EndpointSettings, Net
 from engine.network.planner import Planner
 from engine.network.ports import Ports, targets_of
 from engine.network.replanning import Replanning
+from engine.network.spanning import Spanning
 from engine.network.store import NetworkStore
 from engine.plugins import Plugins
 from engine.reconcile.applier import Difference, Sandbox
@@ -45,6 +47,7 @@ class Attaching:
         addresses: Addresses,
         reconciler: Reconciler,
         plugins: Plugins,
+        spanning: Spanning,
     ) -> None:
         self._state = state
         self._store = store
@@ -52,6 +55,7 @@ class Attaching:
         self._planner = planner
         self._addresses = addresses
         self._reconciler = reconciler
+        self._spanning = spanning
         self.ports = Ports()
         self.replanning = Replanning(store, planner, reconciler)
         self._arriving = Arriving(plugins, store, addresses, self.replanning, self.ports, self._publish)
@@ -80,7 +84,11 @@ class Attaching:
             if first:
                 record = self._refresh(record, caps)
             network = self._planner.network(record, "select" if first else "same")
-            attachment, chosen = self._endpoint(record, network, caps, container, sandbox, settings, route, arriving)
+            decide = partial(self._endpoint, record, network, caps, container, sandbox, settings, route, arriving)
+            if caps.scope == "global":
+                attachment, chosen = self._spanning.claim(record, settings, decide)
+                return self._enter_all(record, network, attachment, chosen, ports, first)
+            attachment, chosen = decide()
             leased = self.leasing.serves(record)
             if not leased and not (caps.shares_wire and chosen):
                 return self._enter(record, network, attachment, chosen, ports, first)
@@ -132,6 +140,22 @@ class Attaching:
             self.ports.release(published, attachment.id)
             raise
         return attachment
+
+    def _enter_all(
+        self,
+        record: NetworkRecord,
+        network: Network[Any],
+        attachment: Attachment,
+        chosen: Sequence[Chosen],
+        ports: Sequence[PortRequest],
+        first: bool,
+    ) -> Attachment:
+        """Enter with what the cluster has been told already; if that fails, take it back there, too."""
+        try:
+            return self._enter(record, network, attachment, chosen, ports, first)
+        except BaseException:
+            self._spanning.left(record, attachment)
+            raise
 
     def _refresh(self, record: NetworkRecord, caps: NetworkCaps) -> NetworkRecord:
         """Give a network that nobody uses other pools if its own are taken on the host by now."""
@@ -294,6 +318,8 @@ class Attaching:
             self._store.delete_endpoint(attachment)
             self._addresses.give_back(record, attachment.id)
             self.ports.release(attachment.ports, attachment.id)
+            if record.scope == "global":
+                self._spanning.left(record, attachment)
         report_left(left)
 
 

@@ -20,10 +20,10 @@ from engine.network.addresses import derived_mac, ipam_options
 from engine.network.model import NetworkRecord, now
 from engine.network.planner import GROUP, Planner
 from engine.plugins import Plugins
-from engine.spec.errors import Conflict, DriverFault, Forbidden, InvalidParameter, Unsupported
+from engine.spec.errors import Conflict, DriverFault, EngineError, Forbidden, InvalidParameter, Unsupported
 from engine.spec.ipam import IpamDriver, Pool, PoolRequest
 from engine.spec.network import NetworkCaps
-from engine.spec.options import adopts_own_link, own_link_fields, parse_options
+from engine.spec.options import adopts_own_link, own_link_fields, parse_options, vni_fields
 from engine.spec.values import IfName, contains, family_of
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _RESERVED = frozenset({"default", "container"})
 """Words that mean something else where a network is named."""
 _ifname = TypeAdapter(IfName)
+Identity = Callable[[int | None], tuple[str, int]]
+"""Returns the id and the VNI of a network that spans hosts; its argument is the VNI that the operator wants."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Creation:
         self._planner = planner
         self._networks = networks
 
-    def record(self, request: NetworkRequest) -> NetworkRecord:
-        """Return the record of a new network, not written yet.
+    def record(self, request: NetworkRequest, identity: Identity | None = None) -> NetworkRecord:
+        """Return the record of a new network, not written yet; one that spans hosts needs an `identity`.
 
         Raises InvalidParameter, NotFound (driver), Conflict (name, subnet), Forbidden (only so many networks of the
         driver), Unsupported (the driver cannot), Unavailable (no parent, no pool) and DriverFault.
@@ -84,7 +86,8 @@ class Creation:
         model = self._planner.driver(request.driver).options_model
         prefix, binding, ipam_driver, given = _common_options(request.driver, request.options, caps)
         options = parse_options(model, given, driver=request.driver)
-        id = secrets.token_hex(32)
+        chosen = next((v for f in vni_fields(model) if (v := getattr(options, f)) is not None), None)
+        id, vni = identity(chosen) if identity else (secrets.token_hex(32), None)
         own = next((name for f in own_link_fields(model) if (name := str(getattr(options, f)))), "")
         adopted = adopts_own_link(options)
         if request.ipam_driver not in ("", "default"):
@@ -105,6 +108,7 @@ class Creation:
             attachable=request.attachable,
             predefined=request.predefined,
             default_for=request.default_for,
+            vni=vni,
             ifname=own if adopted else self._own_link(own) if own else f"br-{id[:12]}",
             adopted=adopted,
             mac=derived_mac(id),
@@ -118,7 +122,7 @@ class Creation:
             update={
                 "pools": pools,
                 "ipv6": any(family_of(p.subnet) == 6 for p in pools),
-                "chosen_pools": bool(pools) and not any(request.ipam),
+                "chosen_pools": bool(pools) and not any(request.ipam) and caps.scope == "local",
             },
         )
         settled = self._planner.settle(request.driver, options, record)
@@ -238,22 +242,32 @@ class Creation:
         pools: list[Pool] = []
         routed = hostnet.routed_prefixes() if any(a.subnet is None for a in asked) else ()
         for pool_request in asked:
-            self._check_overlap(pool_request.subnet, record.name, pools)
-            others = [p.subnet for n in self._networks() if n.id != record.id for p in n.pools] + [
-                p.subnet for p in pools
-            ]
+            self._check_overlap(pool_request.subnet, record.name, pools, caps)
+            rivals = self._rivals(caps) if pool_request.subnet else self._networks()
+            others = [p.subnet for n in rivals if n.id != record.id for p in n.pools] + [p.subnet for p in pools]
             avoid = (*others, *(routed if pool_request.subnet is None else ()))
             answer = self._plugins.call(
                 IPAM, record.ipam_driver, "choose_pool", request=pool_request, options=options, avoid=avoid
             )
-            pools.append(self._checked(answer, pool_request, record, pools))
+            pools.append(self._checked(answer, pool_request, record, pools, caps))
         return tuple(pools)
 
-    def _check_overlap(self, subnet: str | None, name: str, pools: Sequence[Pool]) -> None:
+    def _rivals(self, caps: NetworkCaps) -> list[NetworkRecord]:
+        """Return the networks whose subnets a new one of these capabilities must not overlap."""
+        networks = self._networks()
+        return [n for n in networks if not self._has_own_addresses(n)] if caps.own_addresses else networks
+
+    def _has_own_addresses(self, network: NetworkRecord) -> bool:
+        try:
+            return self._planner.caps(network.driver).own_addresses
+        except EngineError:  # its driver is gone
+            return False
+
+    def _check_overlap(self, subnet: str | None, name: str, pools: Sequence[Pool], caps: NetworkCaps) -> None:
         """Refuse a subnet that another network has. The host's own routes may be overlapped on purpose (macvlan)."""
         if subnet is None:
             return
-        taken = [(n.name, p.subnet) for n in self._networks() if n.name != name for p in n.pools]
+        taken = [(n.name, p.subnet) for n in self._rivals(caps) if n.name != name for p in n.pools]
         for other, prefix in (*taken, *((name, p.subnet) for p in pools)):
             if _overlap(subnet, prefix):
                 raise Conflict(
@@ -262,7 +276,9 @@ class Creation:
                     details={"subnet": subnet, "network": other},
                 )
 
-    def _checked(self, pool: Any, asked: PoolRequest, record: NetworkRecord, pools: Sequence[Pool]) -> Pool:
+    def _checked(
+        self, pool: Any, asked: PoolRequest, record: NetworkRecord, pools: Sequence[Pool], caps: NetworkCaps
+    ) -> Pool:
         fault = ""
         if not isinstance(pool, Pool):
             fault = "it returned no pool"
@@ -272,7 +288,7 @@ class Creation:
             fault = f"it chose the gateway {pool.gateway}"
         if fault:
             raise DriverFault("the IPAM driver did not do what it was asked", why=fault, driver=record.ipam_driver)
-        self._check_overlap(pool.subnet, record.name, pools)
+        self._check_overlap(pool.subnet, record.name, pools, caps)
         return Pool.model_validate(pool.model_dump())
 
 

@@ -6,6 +6,7 @@ namespace.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import socket
 import struct
@@ -16,10 +17,11 @@ from pathlib import Path
 from engine.reconcile import observation
 from engine.spec.errors import InvalidParameter, Unavailable
 from engine.spec.network import LinkFact
-from engine.spec.values import IFNAMSIZ, normal_mac, normal_prefix, unpack
+from engine.spec.values import IFNAMSIZ, normal_mac, normal_prefix, pack, unpack
 
 _NET = Path("/proc/thread-self/net")
 _SIOCGIFHWADDR, _SIOCGIFMTU = 0x8927, 0x8921  # linux/sockios.h
+_SIOCGIFCONF, _IFREQ = 0x8912, 40  # linux/sockios.h; sizeof(struct ifreq) of 64-bit machines
 _RTF_UP, _RTF_REJECT = 0x1, 0x200  # linux/route.h
 _RTF_LOCAL = 0x80000000  # linux/ipv6_route.h
 DEFAULT_ROUTE = "default-route"
@@ -81,6 +83,32 @@ def default_route_link() -> str | None:
         if best[1]:
             return best[1]
     return None
+
+
+def carrier(address: str) -> LinkFact | None:
+    """Return the link that has an address (without prefix length) of the host's, or None."""
+    name = _ipv6_carrier(address) if ":" in address else _ipv4_carrier(address)
+    fact = link(name) if name else None
+    return fact.model_copy(update={"addresses": observation.addresses_of(fact.name)}) if fact else None
+
+
+def _ipv4_carrier(address: str) -> str:
+    """Ask for all IPv4 addresses at once (netdevice(7), SIOCGIFCONF): `struct ifreq` of 40 bytes each."""
+    wanted, size = pack(address), 1 << 16
+    buffer = bytearray(size)
+    where = (ctypes.c_char * size).from_buffer(buffer)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFCONF, struct.pack("iP", size, ctypes.addressof(where)))
+    for start in range(0, struct.unpack_from("i", answer)[0], _IFREQ):
+        if buffer[start + 20 : start + 24] == wanted:
+            return bytes(buffer[start : start + 16]).rstrip(b"\0").split(b"\0")[0].decode().partition(":")[0]
+    return ""
+
+
+def _ipv6_carrier(address: str) -> str:
+    path, wanted = _NET / "if_inet6", pack(address).hex()
+    lines = (line.split() for line in path.read_text().splitlines()) if path.exists() else iter(())
+    return next((fields[5] for fields in lines if fields[0] == wanted), "")
 
 
 def select(selector: str, own: frozenset[str], vlans: frozenset[str] = frozenset()) -> LinkFact:

@@ -18,13 +18,14 @@ from engine.network.names import Names, NoNames
 from engine.network.planner import Planner
 from engine.network.publishing import Publishing
 from engine.network.replanning import announce, elect
+from engine.network.spanning import Spanning
 from engine.network.store import NetworkStore
 from engine.network.wayout import LOWEST_PRIORITY, WayOut
 from engine.plugins import Plugins
 from engine.reconcile import netns
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
-from engine.spec.errors import ApplyFailed, EngineError, Forbidden, NotFound
+from engine.spec.errors import ApplyFailed, Conflict, EngineError, Forbidden, NotFound, Unavailable
 from engine.spec.network import LocalGateway, NetworkCaps
 from engine.spec.resource import Plan
 from engine.spec.values import family_of
@@ -78,8 +79,12 @@ class NetworkManager:
         self._planner = Planner(plugins, self._own_links, self._vlans)
         self._creation = Creation(plugins, self._planner, self._store.networks)
         self._addresses = Addresses(state, plugins, fixed)
+        self.spanning = Spanning(
+            state, self._store, self._creation, self._planner, self._addresses, reconciler, self._names
+        )
+        """Networks of scope global, and this host's part in its cluster."""
         self._attaching = Attaching(
-            state, self._store, self._creation, self._planner, self._addresses, reconciler, plugins
+            state, self._store, self._creation, self._planner, self._addresses, reconciler, plugins, self.spanning
         )
         self._way_out = WayOut(self._planner, self._gateway)
         self.publishing = Publishing(state, self._store, self._planner, self._attaching.ports, reconciler)
@@ -134,9 +139,12 @@ class NetworkManager:
         return self._create(request)
 
     def _create(self, request: NetworkRequest) -> NetworkRecord:
-        with self._creation.lock:
-            record = self._creation.record(request)
-            self._store.put_network(record)
+        if self._planner.caps(request.driver).scope == "global":
+            record = self.spanning.create(request)
+        else:
+            with self._creation.lock:
+                record = self._creation.record(request)
+                self._store.put_network(record)
         self._tell(record, "create")
         return record
 
@@ -156,9 +164,15 @@ class NetworkManager:
             name = driver
             if self._store.by_name(name) is not None:
                 name = f"{driver}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
-            return self._create(
-                NetworkRequest(name=name, driver=driver, options=options, default_for=key, predefined=predefined)
-            )
+            try:
+                return self._create(
+                    NetworkRequest(name=name, driver=driver, options=options, default_for=key, predefined=predefined)
+                )
+            except Conflict:  # another host of the cluster was quicker
+                found = next((n for n in self._store.networks() if n.default_for == key), None)
+                if found is None:
+                    raise
+                return found
 
     def _gateway(self, driver: str, gateway: LocalGateway, ipv6: bool) -> NetworkRecord:
         """Return the network that leads out containers on networks of a driver, created on first use."""
@@ -206,6 +220,9 @@ class NetworkManager:
         if record.predefined:
             raise Forbidden(f"network {record.name} is predefined and cannot be removed")
         with self._store.lock(record.id):
+            self._store.check_unused(record)
+            if record.scope == "global":
+                self.spanning.remove(record)
             self._store.delete_network(record)
             self._addresses.forget(record)
         self._tell(record, "destroy")
@@ -219,7 +236,13 @@ class NetworkManager:
         for record in self._store.networks():
             unused = not self._store.endpoints_of(record.id) and not record.predefined
             if views.prunable(record, filters or {}, until) and unused:
-                self.remove(record.id)
+                try:
+                    self.remove(record.id)
+                except (Conflict, Unavailable) as err:
+                    if record.scope == "local":
+                        raise
+                    log.info("network %s is not pruned: %s", record.name, err)  # used on other hosts, or nobody knows
+                    continue
                 removed.append(record.name)
         return removed
 
@@ -397,7 +420,9 @@ class NetworkManager:
     def rename(self, container: ContainerRef) -> None:
         """Note a container's new name in its endpoints."""
         for endpoint in self._store.of_container(container.id):
-            self._store.put_endpoint(endpoint.model_copy(update={"container": container}))
+            renamed = endpoint.model_copy(update={"container": container})
+            self._store.put_endpoint(renamed)
+            self.spanning.renamed(renamed)
 
     def inspect_endpoints(self, container_id: str) -> dict[str, views.JsonObject]:
         """Return NetworkSettings.Networks of a running container's inspection."""
@@ -437,6 +462,7 @@ class NetworkManager:
             for endpoint in (e for e in endpoints if e.arriving):
                 log.info("container %s was being connected to network %s", endpoint.container.name, record.name)
                 self._attaching.detach(endpoint, namespace_gone=False)
+        self.spanning.restore()
         for path in netns.present(self._netns_root):
             if path.name not in live:
                 self.sandbox_remove(path.name)
@@ -479,7 +505,7 @@ class NetworkManager:
         What cannot be done is logged: the links may change again.
         """
         for record in self._store.networks():
-            if record.links and self._store.endpoints_of(record.id):
+            if (record.links or record.scope == "global") and self._store.endpoints_of(record.id):
                 try:
                     self._attaching.replanning.follow_links(record.id)
                 except EngineError as err:

@@ -144,6 +144,8 @@ class NetworkRecord(Record):
     """One of the networks that exist from the start, and cannot be removed."""
     default_for: str = ""
     """Which driver and options this is the default network of; "" for one that a person made."""
+    vni: int | None = None
+    """Virtual network identifier, of a network that spans hosts."""
     ifname: str
     mac: str
     link_prefix: str = "eth"

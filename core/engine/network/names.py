@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from engine.cluster.model import ClusterEndpoint
 from engine.network.model import Attachment, NetworkRecord
 from engine.reconcile.applier import Sandbox
 
@@ -16,6 +17,12 @@ class Names(Protocol):
 
     def remove(self, endpoint: Attachment) -> None:
         """An endpoint is gone. One that was never there is no error."""
+
+    def put_remote(self, endpoint: ClusterEndpoint, network: NetworkRecord) -> None:
+        """An endpoint on another host is there, or has changed."""
+
+    def remove_remote(self, id: str) -> None:
+        """An endpoint on another host is gone. One that was never there is no error."""
 
     def serves(self, container: str) -> bool:
         """Return whether the container of that id is to ask this server."""
@@ -37,6 +44,12 @@ class NoNames:
         """Do nothing."""
 
     def remove(self, endpoint: Attachment) -> None:
+        """Do nothing."""
+
+    def put_remote(self, endpoint: ClusterEndpoint, network: NetworkRecord) -> None:
+        """Do nothing."""
+
+    def remove_remote(self, id: str) -> None:
         """Do nothing."""
 
     def serves(self, container: str) -> bool:

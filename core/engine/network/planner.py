@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
+from engine.cluster.cluster import Cluster
 from engine.network import hostnet
 from engine.network.extras import extras
 from engine.network.model import Attachment, NetworkRecord
@@ -15,7 +16,7 @@ from engine.network.vet import vet
 from engine.plugins import Plugins
 from engine.spec.errors import DriverFault, Unavailable
 from engine.spec.links import Extern, Vlan
-from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver
+from engine.spec.network import Endpoint, LinkFact, Network, NetworkCaps, NetworkDriver, Peer
 from engine.spec.options import Options, own_link_fields, parent_fields
 from engine.spec.resource import Plan
 
@@ -34,6 +35,8 @@ class Planner:
         self._plugins = plugins
         self._own_links = own_links
         self._vlans = vlans
+        self.cluster: Cluster | None = None
+        """The hosts that networks of scope global span."""
 
     def driver(self, name: str) -> NetworkDriver[Any]:
         """Return a driver, loaded."""
@@ -71,7 +74,18 @@ class Planner:
             mac=record.mac,
             ifname=record.ifname,
             links=self._links(record, model, options, links),
+            **self._span(record),
         )
+
+    def _span(self, record: NetworkRecord) -> dict[str, Any]:
+        """Return what is told of the cluster to the driver of a network that spans hosts."""
+        if record.vni is None:
+            return {}
+        if self.cluster is None:
+            return {"vni": record.vni}
+        address = self.cluster.node.address
+        hosts = self.cluster.hosts() if self.caps(record.driver).hosts else ()
+        return {"vni": record.vni, "host": address, "underlay": hostnet.carrier(address), "hosts": hosts}
 
     def _links(self, record: NetworkRecord, model: type[Options], options: Options, how: Links) -> dict[str, LinkFact]:
         fields = [name for name in parent_fields(model) if getattr(options, name)]
@@ -117,6 +131,11 @@ class Planner:
             raise DriverFault("endpoint_plan returned nothing", driver=network.driver)
         plan = _without_vlans(vet(plan, network, endpoint, driver=network.driver), network)
         return plan + Plan.of(extras(plan, network, attachment))
+
+    def peer_plan(self, network: Network[Any], peer: Peer) -> Plan:
+        """Return what must exist on this host for an endpoint on another one."""
+        plan = self._plugins.call(GROUP, network.driver, "peer_plan", network=network, peer=peer)
+        return vet(Plan() if plan is None else plan, network, peer=peer, driver=network.driver)
 
 
 def _without_vlans(plan: Plan, network: Network[Any]) -> Plan:

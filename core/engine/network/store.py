@@ -70,14 +70,8 @@ class NetworkStore:
             self._networks[record.id] = record
 
     def delete_network(self, record: NetworkRecord) -> None:
-        """Forget a network. Raises Conflict, which names the containers, while it has endpoints."""
-        if used := self.endpoints_of(record.id):
-            names = ", ".join(sorted(e.container.name for e in used))
-            raise Conflict(
-                f"network {record.name} is in use by {names}",
-                hint="Stop the containers, or: engine network disconnect",
-                details={"containers": [e.container.id for e in used]},
-            )
+        """Forget a network. Raises as `check_unused` does."""
+        self.check_unused(record)
         with self._state.transaction():
             self._state.delete(NETWORK, record.id)
             for pool in record.pools:
@@ -86,6 +80,16 @@ class NetworkStore:
         with self._guard:
             self._networks.pop(record.id, None)
             self._locks.pop(record.id, None)
+
+    def check_unused(self, record: NetworkRecord) -> None:
+        """Raise Conflict, which names the containers, if a network has endpoints."""
+        if used := self.endpoints_of(record.id):
+            names = ", ".join(sorted(e.container.name for e in used))
+            raise Conflict(
+                f"network {record.name} is in use by {names}",
+                hint="Stop the containers, or: engine network disconnect",
+                details={"containers": [e.container.id for e in used]},
+            )
 
     # Endpoints
 

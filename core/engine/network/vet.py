@@ -7,13 +7,14 @@ code runs in the engine, so nothing here protects against an evil one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from engine.spec import links
 from engine.spec.errors import DriverFault
-from engine.spec.network import Endpoint, Network
+from engine.spec.network import Endpoint, Network, Peer
 from engine.spec.resource import Plan, Resource, kind_of
+from engine.spec.values import contains
 
 MOST_RESOURCES = 256
 """A plan of more is a driver's mistake."""
@@ -41,6 +42,10 @@ class Bounds:
     """Host links that the operator selected."""
     subnets: tuple[str, ...]
     sandbox: bool
+    underlay: str | None = None
+    """Host link that leads to the other hosts of the cluster."""
+    kin: str = ""
+    """Beginning of names of links that the network's own plan makes, for the plan of a peer, which makes none."""
 
     def may_make(self, name: str) -> bool:
         """Return whether a host link of that name is the plan's to make."""
@@ -48,16 +53,21 @@ class Bounds:
 
     def may_use(self, name: str | None) -> bool:
         """Return whether a host link of that name may carry what the plan says."""
-        return name is not None and (self.may_make(name) or name in self.network)
+        return name is not None and (self.may_make(name) or name in self.network or self._is_kin(name))
+
+    def _is_kin(self, name: str) -> bool:
+        return bool(self.kin) and name.startswith(self.kin) and len(name) <= len(self.kin) + 3
 
 
-def vet(plan: object, network: Network, endpoint: Endpoint | None = None, *, driver: str) -> Plan:
+def vet(
+    plan: object, network: Network, endpoint: Endpoint | None = None, *, peer: Peer | None = None, driver: str
+) -> Plan:
     """Return a driver's plan, read anew from its JSON. Raises DriverFault that names the first wrong resource."""
     if not isinstance(plan, Plan):
         raise DriverFault("the driver returned no plan", why=f"{type(plan).__name__}", driver=driver)
     if len(plan) > MOST_RESOURCES:
         raise DriverFault(f"a plan of {len(plan)} resources", why=f"{MOST_RESOURCES} is the limit", driver=driver)
-    bounds = _bounds(network, endpoint)
+    bounds = _bounds(network, endpoint) if peer is None else _bounds_of_peer(network)
     for resource in plan.resources:
         try:
             _check(resource, bounds)
@@ -90,7 +100,14 @@ def _bounds(network: Network, endpoint: Endpoint | None) -> Bounds:
         parents=parents,
         subnets=tuple(s.prefix for s in network.subnets),
         sandbox=endpoint is not None,
+        underlay=network.underlay.name if network.underlay else None,
     )
+
+
+def _bounds_of_peer(network: Network) -> Bounds:
+    """A peer's plan is about what its network's plan has made, and about ways to the peer."""
+    own = _bounds(network, None)
+    return replace(own, names=frozenset(), prefixes=(), kin=network.ifname[:12])
 
 
 def _check(resource: Resource, bounds: Bounds) -> None:
@@ -141,6 +158,8 @@ def _extern(resource: Resource, bounds: Bounds) -> None:
 
 def _on_link(resource: Resource, bounds: Bounds) -> None:
     link = getattr(resource, "link", None)
+    if bounds.kin and isinstance(resource, links.Route) and link == bounds.underlay:
+        return  # its destination is checked
     if resource.namespace == "host" and not bounds.may_use(link):
         raise Refused(f"{link} is no link of this network")
 
@@ -155,6 +174,10 @@ def _route(resource: Resource, bounds: Bounds) -> None:
     assert isinstance(resource, links.Route)
     if resource.ns == "host" and int(resource.destination.partition("/")[2]) < SHORTEST_HOST_ROUTE:
         raise Refused(f"a route on the host to more than a /{SHORTEST_HOST_ROUTE}")
+    length = int(resource.destination.partition("/")[2])
+    inside = (contains(p, resource.destination) and int(p.partition("/")[2]) <= length for p in bounds.subnets)
+    if bounds.kin and not any(inside):
+        raise Refused("a route to a peer leads to an address of the network")
 
 
 def _sysctl(resource: Resource, bounds: Bounds) -> None:
@@ -175,6 +198,12 @@ def _masquerade(resource: Resource, bounds: Bounds) -> None:
     raise Refused("not a subnet of this network")
 
 
+def _sealed_port(resource: Resource, bounds: Bounds) -> None:
+    assert isinstance(resource, links.SealedPort)
+    if resource.link != bounds.underlay:
+        raise Refused("only by the underlay's link (network.underlay) may traffic of a port be kept from others")
+
+
 _CHECKS: tuple[tuple[type[Resource], Callable[[Resource, Bounds], None]], ...] = (
     (links.Link, _link),
     (links.Veth, _veth),
@@ -185,5 +214,6 @@ _CHECKS: tuple[tuple[type[Resource], Callable[[Resource, Bounds], None]], ...] =
     (links.Route, _route),
     (links.Sysctl, _sysctl),
     (links.Masquerade, _masquerade),
+    (links.SealedPort, _sealed_port),
 )
 """What is checked for each kind; a kind that is not here (a published port) is no driver's to return."""
