@@ -3,6 +3,7 @@
 from pydantic import Field, field_validator, model_validator
 
 from engine.spec.driver import Driver, SpecVersion, hookimpl
+from engine.spec.encryption import EncryptedDirectory, FscryptKey, GocryptMount, GocryptStore, KeySlots
 from engine.spec.errors import (
     ApplyFailed,
     Conflict,
@@ -12,6 +13,7 @@ from engine.spec.errors import (
     Forbidden,
     Internal,
     InvalidParameter,
+    Locked,
     NotFound,
     Unavailable,
     Unsupported,
@@ -66,6 +68,7 @@ from engine.spec.network import (
 from engine.spec.options import (
     AdoptOwnLink,
     Encrypted,
+    EncryptionMethod,
     NetworkOptions,
     Options,
     OwnLink,
@@ -125,6 +128,8 @@ __all__ = [
     "DriverFault",
     "Dummy",
     "Encrypted",
+    "EncryptedDirectory",
+    "EncryptionMethod",
     "Endpoint",
     "EngineError",
     "EngineHooks",
@@ -134,6 +139,9 @@ __all__ = [
     "Forbidden",
     "ForwardingEntry",
     "Frozen",
+    "FscryptKey",
+    "GocryptMount",
+    "GocryptStore",
     "Host",
     "IfName",
     "Ifb",
@@ -147,9 +155,11 @@ __all__ = [
     "IpamDriver",
     "Ipvlan",
     "Key",
+    "KeySlots",
     "Link",
     "LinkFact",
     "LocalGateway",
+    "Locked",
     "Mac",
     "Macvlan",
     "Masquerade",

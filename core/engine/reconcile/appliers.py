@@ -11,6 +11,7 @@ from engine.helper.config import HelperConfigs
 from engine.plugins import Plugins
 from engine.reconcile.applier import Applier, Tag
 from engine.reconcile.data import DataApplier
+from engine.reconcile.encryption import FscryptApplier, KeySlotsApplier, NoKeys, VolumeKeys
 from engine.reconcile.mounts import MountApplier
 from engine.reconcile.netlink import NetlinkApplier
 from engine.reconcile.nft import NftApplier
@@ -26,12 +27,16 @@ def network_appliers(tag: Tag, settings: Settings | None = None) -> list[Applier
     return [NetlinkApplier(tag), SysctlApplier(settings), NftApplier(tag, settings)]
 
 
-def mount_appliers(roots: Sequence[str | os.PathLike[str]], trees: TreeApplier) -> list[Applier]:
+def mount_appliers(
+    roots: Sequence[str | os.PathLike[str]], trees: TreeApplier, keys: VolumeKeys | None = None
+) -> list[Applier]:
     """Return the appliers of what volumes need. `roots` are the directories below which every mount is the engine's.
 
-    A reconciler of their own keeps networks from waiting for a file server that does not answer.
+    A reconciler of their own keeps networks from waiting for a file server that does not answer. `keys` are those of
+    encrypted volumes.
     """
-    return [DataApplier(), MountApplier(roots), trees]
+    keys = keys or NoKeys()
+    return [KeySlotsApplier(keys), FscryptApplier(keys), DataApplier(keys), MountApplier(roots, keys), trees]
 
 
 def default_appliers(tag: Tag, roots: Sequence[str | os.PathLike[str]]) -> list[Applier]:

@@ -8,6 +8,8 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
 
 _ADD_KEY, _REMOVE_KEY, _KEY_STATUS = 0xC0506617, 0xC0406618, 0xC080661A
 _SET_POLICY, _GET_POLICY = 0x800C6613, 0xC0096616
@@ -40,6 +42,14 @@ def supported(directory: int) -> bool:
             return False
         raise
     return True
+
+
+def best_method(root: Path) -> Literal["fscrypt", "image", "gocryptfs"]:
+    """Return the first way to encrypt that this host has for directories below `root`. Raises OSError."""
+    with opened(str(root)) as directory:
+        if supported(directory):
+            return "fscrypt"
+    return "image" if Path("/sys/fs/ext4/features/encryption").exists() else "gocryptfs"
 
 
 def add_key(directory: int, key: bytes) -> bytes:

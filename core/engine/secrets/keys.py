@@ -57,8 +57,10 @@ class VolumeKeys:
                 hint="`engine volume create` asks; or name a key: passphrase-file, key-file, secret, command",
             )  # fmt: skip
         key = slots.trimmed(offered if offered is not None else self._resolve(resource.source), resource.form)
-        secret = _text_key(key) if resource.wraps == "key" else os.urandom(slots.VOLUME_KEY)
+        secret = os.urandom(slots.VOLUME_KEY)
         file = slots.new(secret, key, slots.slot_for(FIRST, resource.source, resource.form))
+        if resource.password:
+            file = file.with_password(secret, _text_key(key))
         write_new_file(Path(resource.path), file.to_json())
         if resource.source == PROMPT:
             self._keep(resource.path, secret)
@@ -88,6 +90,10 @@ class VolumeKeys:
         if wrong:
             raise Forbidden("the volume's key is wrong", why="; ".join(reasons), hint="Nothing was changed")
         raise Locked("the volume is locked", why="; ".join(reasons), hint="Give its key: engine volume unlock NAME")
+
+    def password(self, path: str) -> bytes:
+        """Return the password of the volume's store. Raises what `read` raises, and NotFound if it has none."""
+        return self.file(path).open_password(self.read(path))
 
     def fscrypt_identifier(self, path: str) -> bytes:
         """Return what the kernel calls the volume's key; it is no secret."""

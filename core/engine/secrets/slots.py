@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VOLUME_KEY = 64
 """Bytes of a random volume key: what fscrypt takes at most."""
+_PASSWORD = b"engine store password 1"
 _MAX_MEMORY = 256 << 20
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")
 
@@ -55,6 +56,8 @@ class SlotFile(Frozen):
     identifier: str = ""
     """What fscrypt calls the key: 16 bytes in hexadecimal, from which nobody learns the key."""
     slots: tuple[Slot, ...]
+    password: str = ""
+    """The password of a store, sealed under the volume key: nonce and ciphertext in base64. Empty if there is none."""
 
     def to_json(self) -> bytes:
         """Return the file's bytes."""
@@ -71,6 +74,24 @@ class SlotFile(Frozen):
             if secret is not None:
                 return slot, secret
         raise Forbidden("the key does not open the volume", why="it is the key of none of its slots")
+
+    def with_password(self, secret: bytes, password: bytes) -> SlotFile:
+        """Return the file with a password under the volume key."""
+        nonce = os.urandom(12)
+        sealed = nonce + _chacha(_password_key(secret)).encrypt(nonce, password, _PASSWORD + self.id.encode())
+        return self.model_copy(update={"password": _text(sealed)})
+
+    def open_password(self, secret: bytes) -> bytes:
+        """Return the password under the volume key. Raises NotFound if there is none, Internal if it is damaged."""
+        if not self.password:
+            raise NotFound("the volume holds no password of a store")
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            sealed = base64.b64decode(self.password, validate=True)
+            return _chacha(_password_key(secret)).decrypt(sealed[:12], sealed[12:], _PASSWORD + self.id.encode())
+        except (InvalidTag, ValueError):
+            raise Internal("the password in the key slots of a volume is damaged") from None
 
     def with_slot(self, secret: bytes, key: bytes, slot: Slot) -> SlotFile:
         """Return the file with a further slot, or with another key in the slot of that name."""
@@ -125,13 +146,21 @@ def trimmed(key: bytes, form: Literal["text", "bytes"]) -> bytes:
     return key
 
 
-def _cipher(slot: Slot, key: bytes) -> ChaCha20Poly1305:
+def _chacha(key: bytes) -> ChaCha20Poly1305:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
     except ImportError as err:
         raise Unsupported("encryption needs the package cryptography", why=str(err), hint="Install it") from err
+    return ChaCha20Poly1305(key)
+
+
+def _cipher(slot: Slot, key: bytes) -> ChaCha20Poly1305:
     salt = base64.b64decode(slot.salt, validate=True)
-    return ChaCha20Poly1305(hashlib.scrypt(key, salt=salt, n=slot.n, r=8, p=1, dklen=32, maxmem=_MAX_MEMORY))
+    return _chacha(hashlib.scrypt(key, salt=salt, n=slot.n, r=8, p=1, dklen=32, maxmem=_MAX_MEMORY))
+
+
+def _password_key(secret: bytes) -> bytes:
+    return digest(secret, _PASSWORD, "sha256")
 
 
 def _bound(file: SlotFile, slot: Slot) -> bytes:

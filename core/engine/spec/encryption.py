@@ -46,8 +46,9 @@ class KeySlots(Resource):
     """What opens the first slot. Later ones are the operator's affair: `engine volume rekey`."""
     form: Literal["text", "bytes"] = "text"
     """`text`: a passphrase, whose end of line does not count. `bytes`: every byte counts."""
-    wraps: Literal["random", "key"] = "random"
-    """`random`: 64 bytes that nobody knows. `key`: the first slot's key itself, where other programs open it, too."""
+    password: bool = False
+    """The first slot's key is also kept (under the volume's key) as the password of a store that others open
+    with it, too. Storage drivers get it as the secret `keyslots:PATH`, also after the slot's key was changed."""
 
 
 class FscryptKey(Resource):

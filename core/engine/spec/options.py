@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -114,6 +114,16 @@ StoreOptions = Annotated[Mapping[str, str], ForStore()]
 wrote. The driver hands them on in a `StoreSpec`. When a volume is created, the engine has every store of the plan
 checked by its storage drivers, which refuse what they do not know."""
 
+
+class EncryptionSelector:
+    """Marks an option that says how a directory of this host is encrypted; the core replaces `auto`, once."""
+
+
+EncryptionMethod = Annotated[Literal["auto", "fscrypt", "image", "gocryptfs"], EncryptionSelector()]
+"""Type of an option that says how a directory of this host is encrypted. `fscrypt`: the file system of the volumes does
+it. `image`: an ext4 image does it. `gocryptfs`: that program does it. When a volume is created the engine puts what the
+host can do in the place of `auto`, the first that it can, and stores the choice."""
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
@@ -145,6 +155,11 @@ def wants_encryption(options: Options) -> bool:
 def store_options_field(model: type[Options]) -> str | None:
     """Return the name of the field that takes the options of a store, None if the model has no such field."""
     return next(iter(_marked(model, ForStore)), None)
+
+
+def encryption_fields(model: type[Options]) -> tuple[str, ...]:
+    """Return the names of the options that say how a directory of this host is encrypted."""
+    return _marked(model, EncryptionSelector)
 
 
 def _marked(model: type[Options], marker: type) -> tuple[str, ...]:

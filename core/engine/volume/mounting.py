@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from engine.reconcile import mountapi
+from engine.reconcile import fscrypt, mountapi
 from engine.reconcile.applier import Difference
 from engine.reconcile.convergence import Report
 from engine.spec.driver import Driver
 from engine.spec.errors import ApplyFailed, Conflict, DriverFault, InvalidParameter, NotFound, Unavailable
-from engine.spec.options import Options, parse_options
+from engine.spec.options import Options, encryption_fields, parse_options
 from engine.spec.resource import Plan
 from engine.spec.volume import Volume, VolumeDriver, VolumePlan
 from engine.volume import populate
@@ -88,7 +88,7 @@ class Mounting:
         Raises NotFound for the driver, InvalidParameter, DriverFault.
         """
         model = self._plugins.get(GROUP, driver).options_model
-        parsed = parse_options(model, given, driver=driver)
+        parsed = self._with_encryption(parse_options(model, given, driver=driver))
         settled = self._plugins.call(GROUP, driver, "settle_volume", options=parsed)
         if settled is None:
             return parsed
@@ -96,6 +96,13 @@ class Mounting:
             why = f"settle_volume returned {type(settled).__name__} instead of {model.__name__}"
             raise DriverFault("a volume cannot be made", why=why, driver=driver)
         return settled
+
+    def _with_encryption(self, options: Options) -> Options:
+        """Return options with what this host can do in the place of `auto`, where a driver leaves that to the host."""
+        open_ = [name for name in encryption_fields(type(options)) if getattr(options, name) == "auto"]
+        if not open_:
+            return options
+        return options.model_copy(update=dict.fromkeys(open_, fscrypt.best_method(self._store.root)))
 
     def ask(self, record: VolumeRecord) -> VolumePlan:
         """Return what has to exist while the volume is mounted, as its driver says and as it may be applied.

@@ -31,6 +31,11 @@ class VolumeStore:
         for directory in (self._root, self._run_root):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
 
+    @property
+    def root(self) -> Path:
+        """The directory of all volumes."""
+        return self._root
+
     def data(self, record: VolumeRecord) -> Path:
         """Return the directory of what outlives containers."""
         return self._root / record.id
