@@ -46,6 +46,8 @@ from engine.reconcile.watch import Watch
 from engine.runtime import cgroup
 from engine.runtime.conmon import Conmon
 from engine.runtime.probe import probe_runtime
+from engine.secrets.keys import VolumeKeys
+from engine.secrets.store import SecretStore
 from engine.spec.errors import Conflict, Forbidden
 from engine.state import State
 from engine.storage.secrets import Secrets
@@ -91,10 +93,13 @@ class Engine:
         # Two, each with a thread of its own: a mount that hangs (a dead NFS server) must not hold up the networks.
         self._settings = Settings()
         self.links = Reconciler(self.tag, network_appliers(self.tag, self._settings))
-        configs = HelperConfigs(Stores(self.plugins), Secrets(), host=socket.gethostname())
+        self.secrets = SecretStore(data / "secrets", lambda name: self.volumes.encryption.users_of_secret(name))
+        secrets = Secrets(engine_secrets=self.secrets.read, volume_keys=lambda path: keys.password(path))
+        keys = VolumeKeys(secrets.read)
+        configs = HelperConfigs(Stores(self.plugins), secrets, host=socket.gethostname())
         self._cgroup = f"/engine-{self.tag.instance}"
         trees = TreeApplier(configs.of_tree, run / "vol", group=f"{self._cgroup}/helpers")
-        self.mounts = Reconciler(self.tag, mount_appliers((run,), trees))
+        self.mounts = Reconciler(self.tag, mount_appliers((run,), trees, keys))
         self.doctor = Doctor((self.links, self.mounts), lambda owner: title_of(owner, self.networks, self._store))
         self.runtime = probe_runtime(run, options.runtime or None)
         conmon = Conmon(runtime=self.runtime, exec_root=run, cgroup=f"{self._cgroup}/conmon")
@@ -124,6 +129,7 @@ class Engine:
             run_root=run / "vol",
             events=self.events,
             configs=configs,
+            keys=keys,
         )
         store = ContainerStore(self.state)
         self.environment = Environment(

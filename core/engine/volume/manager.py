@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.reconcile import data
-from engine.spec.errors import ApplyFailed, Conflict, EngineError, NotFound, Unavailable
+from engine.secrets.keys import VolumeKeys
+from engine.spec.errors import ApplyFailed, Conflict, EngineError, Locked, NotFound, Unavailable
 from engine.spec.options import Options
 from engine.spec.volume import VolumeDriver, VolumePlan
 from engine.state import State
+from engine.storage.secrets import Secrets
 from engine.volume import views
 from engine.volume.binds import check_name
+from engine.volume.encryption import Encryption
 from engine.volume.mounting import GROUP, DriverRegistry, Events, Mounting, PlanReconciler
 from engine.volume.record import ANONYMOUS_LABEL, VolumeRecord, masked, needed_to_create
 from engine.volume.store import VolumeStore
@@ -51,6 +54,7 @@ class VolumeManager:
         run_root: Path,
         events: Events,
         configs: StoreConfigs,
+        keys: VolumeKeys | None = None,
     ) -> None:
         self._store = VolumeStore(state, root, run_root)
         self._plugins = plugins
@@ -58,6 +62,7 @@ class VolumeManager:
         self._events = events
         self._mounting = Mounting(self._store, plugins, reconciler, events, configs)
         self._trees = self._mounting.trees
+        self.encryption = Encryption(self._store, keys or VolumeKeys(Secrets().read), reconciler)
 
     def close(self) -> None:
         """Look after volumes no longer. What is mounted stays, and helpers go on."""
@@ -72,13 +77,14 @@ class VolumeManager:
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         user: str = "",
+        key: bytes | None = None,
     ) -> VolumeRecord:
         """Make a volume, or return the one of that name if it was made with the same driver and options.
 
         Without a name it is anonymous: 64 hex digits. Without a driver or options an existing one may have any, and a
         new one is local. With `user` it is referred to (see `reference`) from the start: no prune comes between.
-        Raises Conflict where the existing one differs, InvalidParameter, NotFound for the driver, DriverFault,
-        ApplyFailed.
+        `key` is the passphrase of an encrypted one whose key a person gives. Raises Conflict where the existing one
+        differs, InvalidParameter, NotFound for the driver, DriverFault, Locked without a key, ApplyFailed.
         """
         id = secrets.token_hex(32)
         given = {str(k): str(v) for k, v in (options or {}).items()}
@@ -105,7 +111,8 @@ class VolumeManager:
                     self._store.write(record)
                 except Conflict:
                     continue  # somebody else was faster with this name
-                return self._make(record, settled)
+                with self.encryption.offered(record, key):
+                    return self._make(record, settled)
 
     def _finished(self, id: str) -> VolumeRecord | None:
         """Return a volume, whose lock is held; finish off one that was left half made or half removed."""
@@ -121,10 +128,10 @@ class VolumeManager:
             self._store.data(record).mkdir(mode=0o711)
             self._store.run(record).mkdir(mode=0o711, exist_ok=True)
             answer = self._mounting.ask(record)
-            self._trees.check(record, settled, answer)
             record = record.with_(applied=answer, path=answer.path)
             self._store.write(record)
             self._reconciler.apply(record.owner, needed_to_create(answer.plan), creating=True)
+            self._trees.check(record, settled, answer)  # with the keys that were just made
             self._mounting.release(record)
             ready = record.with_(state="ready", applied=None)
             data.write_file(self._store.data(record) / RECORD, ready.model_dump_json())
@@ -160,6 +167,7 @@ class VolumeManager:
         described = self.describe(record)
         if trees_in_use(record):
             described["Status"] |= status_json(self._trees.status(record))
+        described["Status"] |= self.encryption.status(record)
         return described
 
     def describe(self, record: VolumeRecord) -> dict[str, Any]:
@@ -211,8 +219,14 @@ class VolumeManager:
         return self.get(name).users
 
     def mount(self, name: str, user: str, *, subpath: str = "") -> Path:
-        """Mount a volume for a user, and return the path that its container is to see. See `Mounting.mount`."""
-        return self._mounting.mount(name, user, subpath=subpath)
+        """Mount a volume for a user, and return the path that its container is to see. See `Mounting.mount`.
+
+        Raises also Locked for an encrypted one whose key cannot be had.
+        """
+        try:
+            return self._mounting.mount(name, user, subpath=subpath)
+        except Locked as err:
+            raise self.encryption.named(self.get(name), err) from err
 
     def unmount(self, name: str, user: str) -> None:
         """End a user's mount. See `Mounting.unmount`."""
@@ -400,6 +414,7 @@ class VolumeManager:
                 f"volume {record.name} cannot be removed", why=str(err), driver=record.driver,
                 hint="What is left of it is removed by the next try, or at the next start",
             ) from err  # fmt: skip
+        self.encryption.forget(record)
         self._store.delete(record)
 
     # Restarting

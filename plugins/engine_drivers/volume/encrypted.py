@@ -47,7 +47,7 @@ class EncryptedOptions(RemoteOptions):
         default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The engine's secret that is the passphrase"
     )
     command: str | None = Field(
-        default=None, pattern=r"^/[^\0\n]+$", description="Program, by its path, that writes the passphrase; no shell"
+        default=None, pattern=r"^/[^\x00\n]+$", description="Program, by its path, that writes the passphrase; no shell"
     )
     prompt: bool = Field(default=False, description="A person gives the passphrase: it is stored nowhere")
     method: EncryptionMethod = Field(

@@ -21,10 +21,11 @@ from engine.helper.launch import ARGV
 from engine.plugins import Plugins
 from engine.reconcile import loops, mountinfo
 from engine.reconcile.applier import Tag
-from engine.reconcile.data import DataApplier
-from engine.reconcile.mounts import MountApplier
+from engine.reconcile.appliers import mount_appliers
 from engine.reconcile.reconciler import Reconciler
 from engine.reconcile.trees import TreeApplier
+from engine.secrets.keys import VolumeKeys
+from engine.secrets.store import SecretStore
 from engine.state import State
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
@@ -115,12 +116,15 @@ class World:
         self.state = State(base / "state.db")
         self.events = Events()
         self.plugins = Plugins()
-        configs = HelperConfigs(Stores(self.plugins), Secrets(), host="testhost")
+        self.secrets = SecretStore(base / "data" / "secrets")
+        secrets = Secrets(engine_secrets=self.secrets.read, volume_keys=lambda path: self.keys.password(path))
+        self.keys = VolumeKeys(secrets.read)
+        configs = HelperConfigs(Stores(self.plugins), secrets, host="testhost")
         trees = TreeApplier(configs.of_tree, self.run, argv=self.helper)
         tag = Tag(instance="0badcafe", link_group=1, table="t")
-        self.reconciler = Reconciler(tag, [MountApplier([self.run]), DataApplier(), trees])
+        self.reconciler = Reconciler(tag, mount_appliers([self.run], trees, self.keys))
         self.volumes = VolumeManager(
-            self.state, self.plugins, self.reconciler, self.root, self.run, self.events, configs
+            self.state, self.plugins, self.reconciler, self.root, self.run, self.events, configs, self.keys
         )
 
     def restarted(self, live: tuple[str, ...] = ()) -> World:
