@@ -14,10 +14,14 @@ ANSWER_SECONDS = 5.0
 """For the answer to a question that needs no store. A helper that is started answers after its imports: below one."""
 
 
+class HelperGone(Unavailable):
+    """There is no helper, or it ended before it answered."""
+
+
 class HelperClient:
     """Speaks with one helper. Methods may be called from any thread.
 
-    All raise Unavailable when there is no helper, or it ends meanwhile, and DeadlineExceeded when it does not answer.
+    All raise HelperGone, and DeadlineExceeded when the helper does not answer.
     """
 
     def __init__(self, place: HelperPlace) -> None:
@@ -46,9 +50,9 @@ class HelperClient:
         except TimeoutError as err:
             raise DeadlineExceeded("the volume's helper does not answer", why=f"no answer in {seconds:g} s") from err
         except OSError as err:
-            raise Unavailable("the volume's helper does not run", why=err.strerror or str(err)) from err
+            raise HelperGone("the volume's helper does not run", why=err.strerror or str(err)) from err
         if not line.endswith(b"\n"):
-            raise Unavailable("the volume's helper does not run", why="it ended before it answered")
+            raise HelperGone("the volume's helper does not run", why="it ended before it answered")
         answer = json.loads(line)
         if not isinstance(answer, dict):
             raise Internal("the volume's helper gave no valid answer", why=repr(line[:200]))

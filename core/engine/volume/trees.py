@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from engine.helper.client import HelperClient
+from engine.helper.client import HelperClient, HelperGone
 from engine.helper.config import HelperConfig
 from engine.helper.launch import check_store
 from engine.helper.place import HelperPlace
@@ -114,16 +114,13 @@ class Trees:
                 status = client.status(STATUS_SECONDS)
             except DeadlineExceeded:
                 pass  # it is busy; when it hangs, nothing moves
-            except Unavailable as err:
+            except HelperGone as err:
                 deaths += 1
                 self._again(record, tree, deaths, err)
             if status is not None and status.state in ("ready", "degraded"):
                 return
             if status is not None and status.state == "failed":
-                raise Unavailable(
-                    f"volume {record.name} cannot be mounted", why=status.reason, driver=record.driver,
-                    hint="Its local data is untouched",
-                )  # fmt: skip
+                raise Unavailable(f"volume {record.name} cannot be mounted", why=status.reason, driver=record.driver)
             now = time.monotonic()
             if status is not None and status != last:
                 last, moved = status, now
@@ -140,7 +137,7 @@ class Trees:
         """Start a helper that ended. Raises Unavailable if that does not help."""
         if deaths > _DEATHS:
             raise Unavailable(
-                f"volume {record.name} cannot be mounted", driver=record.driver,
+                f"volume {record.name} cannot be used", driver=record.driver,
                 why=f"its helper ends again and again: {HelperPlace(tree.run).last_words() or err}",
             ) from err  # fmt: skip
         self.restart(record)
@@ -170,21 +167,22 @@ class Trees:
         helper does not answer.
         """
         end = time.monotonic() + seconds
-        left = 0
-        for tree in trees_in_use(record):
-            place = HelperPlace(tree.run)
-            if not place.alive():
-                self.restart(record)
-            client = HelperClient(place)
-            while True:
-                remaining = max(0.0, end - time.monotonic())
-                part = client.barrier(remaining if progress is None else min(remaining, 1.0))
-                if part == 0 or remaining == 0.0:
-                    left += part
-                    break
+        return sum(self._barrier(record, tree, end, progress) for tree in trees_in_use(record))
+
+    def _barrier(self, record: VolumeRecord, tree: SyncedTree, end: float, progress: Progress | None) -> int:
+        client = HelperClient(HelperPlace(tree.run))
+        deaths = 0
+        while True:
+            remaining = max(0.0, end - time.monotonic())
+            try:
+                left = client.barrier(remaining if progress is None else min(remaining, 1.0))
+                if left == 0 or remaining == 0.0:
+                    return left
                 if progress is not None:
                     progress(client.status(STATUS_SECONDS))
-        return left
+            except HelperGone as err:
+                deaths += 1
+                self._again(record, tree, deaths, err)
 
     def drained(self, record: VolumeRecord, seconds: float = DRAIN_SECONDS) -> bool:
         """Wait for a while until nothing is left to be uploaded; tell whether it is so."""
