@@ -25,7 +25,7 @@ from tests.host import SECONDS, EngineHost, skip_unless_possible, until
 
 GATEWAY, GATEWAY6 = "192.0.2.1", "2001:db8:2::1"
 WIRE = "wire"
-QUICK = ("--cluster-grace", "6", "--cluster-ready", "3")
+QUICK = ("--cluster-grace", "6")
 """Seconds of patience with a node that gives no sign of life: tests are in a hurry."""
 
 
@@ -112,7 +112,9 @@ class Member:
 
     def wait(self) -> None:
         """Wait until it takes part in a working cluster of members."""
-        until(lambda: self.control("endpoint", "health").returncode == 0, f"{self.name}: {self._log.read_text()[-600:]}")
+        until(
+            lambda: self.control("endpoint", "health").returncode == 0, f"{self.name}: {self._log.read_text()[-600:]}"
+        )
 
     def control(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run etcdctl on its machine."""

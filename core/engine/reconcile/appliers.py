@@ -18,13 +18,14 @@ from engine.reconcile.nft import NftApplier
 from engine.reconcile.settings import Settings
 from engine.reconcile.sysctl import SysctlApplier
 from engine.reconcile.trees import TreeApplier
+from engine.reconcile.wireguard import WireguardApplier
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
 
 
 def network_appliers(tag: Tag, settings: Settings | None = None) -> list[Applier]:
     """Return the appliers of everything that networks need; `settings` watches the kernel parameters that they set."""
-    return [NetlinkApplier(tag), SysctlApplier(settings), NftApplier(tag, settings)]
+    return [NetlinkApplier(tag), SysctlApplier(settings), NftApplier(tag, settings), WireguardApplier(tag)]
 
 
 def mount_appliers(

@@ -31,7 +31,7 @@ from engine.reconcile.settings import Settings
 from engine.spec.links import PortMap, Segment
 from engine.spec.resource import Key, Resource
 
-_FAMILIES = frozenset({"segment", "masquerade", "port", "open-port"})
+_FAMILIES = frozenset({"segment", "masquerade", "port", "open-port", "sealed-port"})
 
 
 class NftApplier:

@@ -5,6 +5,8 @@
     prerouting,
     output       published ports: the exact host address first, then any address of the host
     forward      segments are kept apart
+    arriving,
+    leaving      what tunnels carry in clear is dropped where it must be encrypted
     postrouting  source addresses of what leaves, and of what could not find its way back otherwise
 
 What `forward` lets pass gets a mark, so that another firewall with a policy of "drop" can be told to let it pass too.
@@ -18,7 +20,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from engine.spec.links import Masquerade, OpenPort, PortMap, Segment
+from engine.spec.links import Masquerade, OpenPort, PortMap, SealedPort, Segment
 from engine.spec.resource import Resource
 from engine.spec.values import IpAddress, Prefix, bits_of, family_of
 
@@ -39,6 +41,8 @@ _CHAINS: dict[str, str] = {
     "forward": "type filter hook forward priority filter - 5",
     "segment": "",
     "passed": "",
+    "arriving": "type filter hook input priority filter - 5",
+    "leaving": "type filter hook output priority filter - 5",
     "postrouting": "type nat hook postrouting priority srcnat",
 }
 
@@ -47,6 +51,7 @@ def _sets() -> dict[str, tuple[str, str]]:
     """Return "set" or "map", and the type, by name."""
     sets = dict.fromkeys(("segments", "internal", "closed"), ("set", "type ifname;"))
     sets |= dict.fromkeys(("same", "trusted"), ("set", "type ifname . ifname;"))
+    sets |= {"sealed": ("set", "type inet_service;"), "seals": ("set", "type inet_service . ifname;")}
     port = "inet_proto . inet_service"
     for digit, _, address in (_IPV4, _IPV6):
         sets |= {
@@ -90,6 +95,8 @@ def _rules() -> Iterable[tuple[str, str]]:
     yield "segment", "oifname @segments drop"
     yield "segment", "jump passed"
     yield "passed", f"meta mark set meta mark or {MARK_PASSED} accept"
+    yield "arriving", "udp dport @sealed udp dport . iifname != @seals drop"
+    yield "leaving", "udp dport @sealed udp dport . oifname != @seals drop"
     yield "postrouting", f"meta mark and {MARK_HAIRPIN} == {MARK_HAIRPIN} masquerade"
     yield "postrouting", 'ip saddr 127.0.0.0/8 oifname != "lo" ct status dnat masquerade'
     yield "postrouting", 'ip6 saddr ::1 oifname != "lo" ct status dnat masquerade'
@@ -167,6 +174,8 @@ def families_of(item: Resource) -> set[int]:
             return {family_of(item.address)}
         case Segment():
             return {4, *item.routed}
+        case SealedPort():
+            return set()
     return {4}
 
 
@@ -182,6 +191,8 @@ def elements(item: Resource) -> list[Element]:
             return found + ([] if item.inter_container else [Element("closed", name)])
         case Masquerade():
             return [Element(f"masquerade{4 if bits_of(item.subnet) == 32 else 6}", _prefix(item.subnet))]
+        case SealedPort():
+            return [Element("sealed", f"{item.port}"), Element("seals", f'{item.port} . "{item.link}"')]
         case OpenPort():
             ports = f"{item.port}-{item.port + item.count - 1}" if item.count > 1 else f"{item.port}"
             return [Element(f"open{family_of(item.address)}", f"{item.address} . {item.protocol} . {ports}")]

@@ -421,6 +421,21 @@ class Masquerade(Resource):
     """Source addresses of the traffic."""
 
 
+class SealedPort(Resource):
+    """UDP traffic to a port passes the host by one link alone, in both directions; any other is dropped."""
+
+    PHASE: ClassVar[int] = PHASE_POLICY
+    FAMILY: ClassVar[str] = "sealed-port"
+    ID: ClassVar[tuple[str, ...]] = ("port",)
+    SCOPE: ClassVar[Scope] = "shared"
+
+    kind: Literal["sealed-port"] = "sealed-port"
+    port: int = Field(ge=1, le=65535)
+    """The port that packets are sent to."""
+    link: IfName
+    """The host link by which they may come and go."""
+
+
 class OpenPort(Resource):
     """Ports that are reached at an endpoint's own address. Only the core makes these; see `Segment.routed`."""
 

@@ -25,14 +25,20 @@ from engine_sdk import (
     NetworkOptions,
     Peer,
     Plan,
+    Resource,
+    SealedPort,
     Segment,
     SpecVersion,
+    Subnet,
     Unavailable,
     Veth,
     Vni,
     Vxlan,
 )
 
+PORT = 4789
+ENCRYPTED_PORT = 4790
+"""Of encrypted networks: one of their own, at which the firewall lets nothing in or out in clear."""
 HEADERS = {4: 50, 6: 70}
 """Bytes that the tunnel adds: Ethernet 14, VXLAN 8, UDP 8, and the underlay's IPv4 20 or IPv6 40."""
 USUAL_MTU = 1500
@@ -50,7 +56,12 @@ class OverlayOptions(NetworkOptions):
         lt=1 << 24,
         description="Number of the network on the wire; chosen by the cluster if not given",
     )
-    port: int = Field(default=4789, ge=1, le=65535, description="UDP port at which the hosts exchange frames")
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description=f"UDP port at which the hosts exchange frames; {PORT} if not given (RFC 7348)",
+    )
     encrypted: Encrypted = Field(
         default=False, description="Encrypt what travels between hosts (WireGuard); in clear nothing is sent"
     )
@@ -64,9 +75,21 @@ class OverlayDriver(NetworkDriver[OverlayOptions]):
         scope="global", own_addresses=True, gateway=LocalGateway(driver="bridge", options={"icc": "false"})
     )
 
+    def settle_network(self, options: OverlayOptions, subnets: tuple[Subnet, ...]) -> OverlayOptions:
+        """Choose the port."""
+        usual = ENCRYPTED_PORT if options.encrypted else PORT
+        port = options.port or usual
+        if (port == ENCRYPTED_PORT) != options.encrypted:
+            raise InvalidParameter(
+                f"port {port} is not for this network",
+                why=f"encrypted networks are at port {ENCRYPTED_PORT}, and no others",
+                hint="Leave out -o port",
+            )
+        return options.model_copy(update={"port": port})
+
     def network_plan(self, network: Network[OverlayOptions]) -> Plan:
         """The bridge and its tunnel, which sends only what it has an entry for."""
-        mtu, tunnel = _mtu(network), _tunnel(network)
+        mtu, tunnel, port = _mtu(network), _tunnel(network), network.options.port or PORT
         return Plan.of(
             Bridge(name=network.ifname, mac=network.mac, mtu=mtu),
             Segment(link=network.ifname, internal=True),
@@ -76,7 +99,7 @@ class OverlayDriver(NetworkDriver[OverlayOptions]):
                 mtu=mtu,
                 vni=_number(network),
                 local=_host(network),
-                port=network.options.port,
+                port=port,
             ),
             BridgePort(
                 link=tunnel,
@@ -86,6 +109,7 @@ class OverlayDriver(NetworkDriver[OverlayOptions]):
                 multicast_flood=False,
                 broadcast_flood=False,
             ),
+            _seal(network, port),
         )
 
     def endpoint_plan(self, network: Network[OverlayOptions], endpoint: Endpoint) -> Plan:
@@ -114,6 +138,15 @@ class OverlayDriver(NetworkDriver[OverlayOptions]):
                 for address in peer.addresses
             ),
         )
+
+
+def _seal(network: Network[OverlayOptions], port: int) -> list[Resource]:
+    """What keeps the frames of an encrypted network from travelling in clear."""
+    if not network.options.encrypted:
+        return []
+    if network.underlay is None:
+        raise Unavailable(f"network {network.name} is encrypted", why="the link that encrypts is absent")
+    return [SealedPort(port=port, link=network.underlay.name)]
 
 
 def _tunnel(network: Network[OverlayOptions]) -> str:

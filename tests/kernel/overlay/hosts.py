@@ -1,4 +1,4 @@
-"""Hosts as network namespaces on one wire, each with a reconciler: the overlay driver's plans, and nothing of a cluster.
+"""Hosts as network namespaces on one wire, each with a reconciler: the overlay driver's plans, without a cluster.
 
 The tests hand in what a cluster would: the network's number, this host's address, and the endpoints of the others.
 """
@@ -100,6 +100,7 @@ class Host:
         return run(self.boxes[box], "ping", "-c1", "-W2", "-i0.2", *options, address, check=False).returncode == 0
 
     def close(self) -> None:
+        self.reconciler.remove("wireguard")  # its process would keep the namespace
         self.reconciler.close()
         for path in (*self.boxes.values(), self.netns):
             netns.destroy(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.reconcile.ruleset import VERSION, Element, elements, families_of, fingerprint, read_elements, script
-from engine.spec.links import Masquerade, OpenPort, PortMap, Segment
+from engine.spec.links import Masquerade, OpenPort, PortMap, SealedPort, Segment
 
 GOLDEN = Path(__file__).parent / "golden" / "ruleset.nft"
 
@@ -34,6 +34,7 @@ CASES = [
      ['segments "br0"', 'same "br0" . "br0"', 'routed4 "br0"', 'routed6 "br0"', 'trusted "up0" . "br0"']),
     (OpenPort(address="10.0.0.2", protocol="tcp", port=80), ["open4 10.0.0.2 . tcp . 80"]),
     (OpenPort(address="fd00::2", protocol="udp", port=80, count=3), ["open6 fd00::2 . udp . 80-82"]),
+    (SealedPort(port=4790, link="wg0"), ["sealed 4790", 'seals 4790 . "wg0"']),
     (Masquerade(subnet="10.0.0.0/16"), ["masquerade4 10.0.0.0/16"]),
     (Masquerade(subnet="10.0.0.1/32"), ["masquerade4 10.0.0.1"]),
     (Masquerade(subnet="fd00::/64"), ["masquerade6 fd00::/64"]),
