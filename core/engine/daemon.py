@@ -22,6 +22,7 @@ from typing import Any
 from engine.api.server import build_app, serve
 from engine.api.services import Instance, Services
 from engine.cli import CLI_SOCKET
+from engine.clustering import Clustering
 from engine.container.creation import Creation, NetworkDefault
 from engine.container.environment import Environment, Roots
 from engine.container.manager import ContainerManager
@@ -53,6 +54,8 @@ from engine.state import State
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
 from engine.titles import title_of
+from engine.volume.jobs.manager import JobManager
+from engine.volume.jobs.operations import VolumeWork
 from engine.volume.manager import VolumeManager
 
 log = logging.getLogger(__name__)
@@ -121,6 +124,9 @@ class Engine:
             names=self.names,
             fixed=lambda network: self._store.fixed_addresses(network),
         )
+        self.clustering = Clustering(self.state, self.networks.spanning, data / "cluster", options.cluster)
+        self.clustering.open()
+        self.doctor.notes = self.clustering.faults
         self.volumes = VolumeManager(
             self.state,
             self.plugins,
@@ -148,6 +154,7 @@ class Engine:
         self.containers = ContainerManager(
             store, creation, self.environment, conmon, self.images, self.networks, self.volumes, self.events
         )
+        self.jobs = JobManager(self.state, self.volumes, self.plugins, self.secrets, self.containers, data / "jobs")
         self._store = store
         self._watch: Watch | None = None
 
@@ -158,12 +165,15 @@ class Engine:
             container = self._store.get(id)
             self.mounts.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
         self.networks.restore(living)
-        self.volumes.restore(living, [c.id for c in self._store.all()])
+        working = self.jobs.users()
+        self.volumes.restore([*living, *working], [*(c.id for c in self._store.all()), *working])
         self.images.collect()
         self.doctor.collect()
         self.doctor.mend()
         self.networks.settle()
+        self.clustering.start()
         self.containers.resume(living)
+        self.jobs.restore()
         self._watch = Watch(self.links, self._host_changed, self._settings)
 
     def _host_changed(self, lost: Collection[str]) -> None:
@@ -179,9 +189,11 @@ class Engine:
             images=self.images,
             networks=self.networks,
             volumes=self.volumes,
+            volume_work=VolumeWork(self.jobs, self.volumes),
             events=self.events,
             plugins=self.plugins,
             doctor=self.doctor,
+            nodes=self.clustering,
             instance=Instance(
                 id=self.tag.instance,
                 data_root=str(self.options.data_root),
@@ -202,8 +214,10 @@ class Engine:
         """Let go of everything; the containers go on."""
         if self._watch is not None:
             self._watch.stop()
+        self.jobs.close()
         self.containers.close()
         self.volumes.close()
+        self.clustering.close()
         self.networks.close()
         self.names.close()
         if not self._alive():

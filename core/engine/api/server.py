@@ -18,7 +18,19 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from engine.api import containers, errors, execs, extensions, images, networks, ports, system, volumes
+from engine.api import (
+    containers,
+    errors,
+    execs,
+    extensions,
+    images,
+    networks,
+    nodes,
+    ports,
+    system,
+    volume_work,
+    volumes,
+)
 from engine.api.activity import ACTIVITY, Activity
 from engine.api.requests import BODY_BYTES, SERVICES, WORKERS
 from engine.api.services import Services
@@ -50,7 +62,7 @@ def build_app(services: Services) -> web.Application:
     app[WORKERS] = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
     app[_SILENT] = {}
     app[ACTIVITY] = Activity()
-    for part in (system, containers, execs, images, networks, volumes, ports, extensions):
+    for part in (system, containers, execs, images, networks, volumes, ports, nodes, extensions, volume_work):
         app.add_routes(part.ROUTES)
     app.router.register_resource(VersionPrefix(app.router))
     app.on_cleanup.append(_end_workers)

@@ -30,7 +30,9 @@ from engine.network.model import NetworkRecord, PortSpan
 from engine.plugins import Plugins
 from engine.spec.plugin import Event
 from engine.spec.resource import Key, Plan
+from engine.volume.jobs.record import JobRecord
 from engine.volume.record import VolumeRecord
+from engine.volume.snapshots import Snapshot
 
 JsonObject = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
@@ -361,6 +363,37 @@ class VolumeManager(Protocol):
     def list(self, filters: Filters | None = None) -> Sequence[VolumeRecord]: ...  # noqa: D102
 
 
+class VolumeJobs(Protocol):
+    """What the API uses of `engine.volume.jobs.manager.JobManager`, where the methods are described."""
+
+    def get(self, id: str) -> JobRecord: ...  # noqa: D102
+    def cancel(self, id: str) -> JobRecord: ...  # noqa: D102
+    def follow(self, id: str, report: Callable[[Mapping[str, Any]], object]) -> JobRecord: ...  # noqa: D102
+    def show_backup_key(self) -> str: ...  # noqa: D102
+    def list(self, volume: str = "") -> Sequence[JobRecord]: ...  # noqa: D102
+
+
+class VolumeWork(Protocol):
+    """What the API uses of `engine.volume.jobs.operations.VolumeWork`, where the methods are described."""
+
+    @property
+    def jobs(self) -> VolumeJobs: ...  # noqa: D102
+    def backup(self, name: str, url: str, options: Mapping[str, str], password: str) -> JobRecord: ...  # noqa: D102
+    def restore(  # noqa: D102
+        self, name: str, url: str, options: Mapping[str, str], password: str, *, snapshot: str, of: str, force: bool
+    ) -> JobRecord: ...
+    def export(self, name: str) -> Readable: ...  # noqa: D102
+    def import_(self, name: str, source: Readable) -> JobRecord: ...  # noqa: D102
+    def snapshot(self, name: str, tag: str, consistency: str) -> JobRecord: ...  # noqa: D102
+    def snapshots(self, name: str) -> Sequence[Snapshot]: ...  # noqa: D102
+    def remove_snapshot(self, name: str, ref: str) -> Snapshot: ...  # noqa: D102
+    def rollback(self, name: str, ref: str) -> JobRecord: ...  # noqa: D102
+    def clone(self, name: str, new: str, consistency: str) -> JobRecord: ...  # noqa: D102
+    def rename(self, name: str, new: str) -> VolumeRecord: ...  # noqa: D102
+    def relabel(self, name: str, add: Mapping[str, str], remove: Sequence[str]) -> VolumeRecord: ...  # noqa: D102
+    def usage(self, name: str) -> JobRecord: ...  # noqa: D102
+
+
 class EventBus(Protocol):
     """What happens, as it happens, and the recent past: `engine.events.EventBus`."""
 
@@ -381,6 +414,17 @@ class Doctor(Protocol):
 
     def repair(self) -> JsonObject:
         """Repair; return `{"repaired": [...], "left": [...]}`, both of the shape of `diff`."""
+
+
+class Nodes(Protocol):
+    """The cluster: what the API uses of `engine.clustering.Clustering`, where the methods are described."""
+
+    def list(self) -> Sequence[JsonObject]: ...  # noqa: D102
+    def inspect(self, name: str) -> JsonObject: ...  # noqa: D102
+    def remove(self, name: str) -> None: ...  # noqa: D102
+    def token(self) -> str: ...  # noqa: D102
+    def join(self, token: str, *, advertise: str, node: str) -> JsonObject: ...  # noqa: D102
+    def leave(self) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -406,7 +450,9 @@ class Services:
     images: ImageManager
     networks: NetworkManager
     volumes: VolumeManager
+    volume_work: VolumeWork
     events: EventBus
     plugins: Plugins
     doctor: Doctor
+    nodes: Nodes
     instance: Instance

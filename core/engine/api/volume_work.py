@@ -12,9 +12,10 @@ from typing import Any
 from aiohttp import web
 
 from engine.api.requests import call, flag, json_body, reply, required, services, strings
-from engine.api.services import JobRecord, JsonObject, VolumeWork
+from engine.api.services import JsonObject, VolumeWork
 from engine.api.transfer import RequestStream, send_messages, send_stream
 from engine.spec.errors import InvalidParameter
+from engine.volume.jobs.record import JobRecord
 
 Begin = Callable[[VolumeWork], JobRecord]
 
@@ -67,17 +68,21 @@ def _name(request: web.Request) -> str:
     return request.match_info["name"]
 
 
+def _repository(body: JsonObject) -> tuple[str, dict[str, str], str]:
+    return _needed(body, "URL"), strings(body, "Options"), _text(body, "Password")
+
+
 async def backup(request: web.Request) -> web.StreamResponse:
     """Add a snapshot to a repository: `URL`, `Options`, `Password` (where it is)."""
     body = await json_body(request)
-    name, url, options, password = _name(request), _needed(body, "URL"), strings(body, "Options"), _text(body, "Password")
+    name, (url, options, password) = _name(request), _repository(body)
     return await _run(request, lambda work: work.backup(name, url, options, password))
 
 
 async def restore(request: web.Request) -> web.StreamResponse:
     """Fill a volume from a repository: `URL`, `Options`, `Password`, `Snapshot`, `Of`, `Force`."""
     body = await json_body(request)
-    name, url, options, password = _name(request), _needed(body, "URL"), strings(body, "Options"), _text(body, "Password")
+    name, (url, options, password) = _name(request), _repository(body)
     snapshot, of, force = _text(body, "Snapshot"), _text(body, "Of"), bool(body.get("Force"))
     return await _run(
         request, lambda work: work.restore(name, url, options, password, snapshot=snapshot, of=of, force=force)

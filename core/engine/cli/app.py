@@ -21,12 +21,14 @@ from engine.cli.commands import (
     lifecycle,
     listing,
     networks,
+    nodes,
     ports,
     pull,
     registry,
     run,
     stats,
     system,
+    volume_work,
     volumes,
 )
 from engine.cli.errors import Failure
@@ -46,6 +48,11 @@ _IMAGES = (
     images.images, pull.pull, pull.push, images.tag, images.rmi, images.history, images.load, images.save,
     images.import_, registry.login, registry.logout,
 )  # fmt: skip
+_VOLUME_WORK = (
+    volume_work.backup, volume_work.restore, volume_work.backup_key, volume_work.export, volume_work.import_,
+    volume_work.snapshot, volume_work.rollback, volume_work.clone, volume_work.rename, volume_work.update,
+    volume_work.usage, volume_work.jobs,
+)  # fmt: skip
 _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...] = (
     ("container", "Containers", (
         *((f.__name__.rstrip("_"), f) for f in _CONTAINERS if f is not listing.ps), ("ls", listing.ps),
@@ -63,7 +70,11 @@ _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...]
     )),
     ("volume", "Volumes", (
         ("create", volumes.create), ("ls", volumes.ls), ("inspect", volumes.inspect), ("rm", volumes.rm),
-        ("prune", volumes.prune),
+        ("prune", volumes.prune), *((f.__name__.rstrip("_").replace("_", "-"), f) for f in _VOLUME_WORK),
+    )),
+    ("node", "The hosts of the cluster", (
+        ("ls", nodes.ls), ("inspect", nodes.inspect), ("rm", nodes.rm), ("token", nodes.token), ("join", nodes.join),
+        ("leave", nodes.leave),
     )),
     ("driver", "Drivers: those installed, and new ones", (
         ("ls", drivers.ls), ("show", drivers.show), ("check", drivers.check), ("new", drivers.new),

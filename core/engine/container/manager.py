@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 
@@ -494,6 +494,10 @@ class ContainerManager:
     def users_of_image(self, image_id: str) -> builtins.list[tuple[str, bool]]:
         """Return (name, runs) of the containers made from an image."""
         return [(c.name, c.state.running) for c in self._store.all() if c.image_id == image_id]
+
+    def running(self, ids: Collection[str]) -> list[str]:
+        """Return those of the ids whose containers run and are not paused."""
+        return [c.id for c in self._store.all() if c.id in ids and c.state.status == "running"]
 
     def count(self) -> dict[str, int]:
         """Return how many containers there are by status."""

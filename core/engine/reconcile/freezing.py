@@ -1,7 +1,7 @@
 """Freezes a file system for the time of a copy, with a watchdog: nobody's death leaves it frozen.
 
 Run as a program (`python -m engine.reconcile.freezing FD SECONDS`) it is the watchdog: it freezes, says `frozen`, and
-thaws when its standard input ends or the time is up; then it says `thawed`, or `late`. Source: ioctl_list(2), linux/fs.h.
+thaws when its standard input ends or the time is up; then it says `thawed`, or `late`. Source: linux/fs.h.
 """
 
 from __future__ import annotations

@@ -77,12 +77,12 @@ def backup(
     if not done:
         return
     if not quiet and "files" in done:
-        amount = f"{done['files']} files, {bytes_decimal(done['bytes'], 3)}, of which {bytes_decimal(done['added'], 3)} new"
-        print(amount, file=sys.stderr)
+        all, new = bytes_decimal(done["bytes"], 3), bytes_decimal(done["added"], 3)
+        print(f"{done['files']} files, {all}, of which {new} new", file=sys.stderr)
     for name in done.get("unread") or ():
         print(f"engine: could not be read, and is not in the backup: {name}", file=sys.stderr)
     if not where and not quiet:
-        print("The key of the repository is the engine's. Keep a copy elsewhere: engine volume backup-key", file=sys.stderr)
+        print("The key is the engine's. Keep a copy of it elsewhere: engine volume backup-key", file=sys.stderr)
     print(done["snapshot"])
 
 
@@ -162,7 +162,8 @@ def snapshot(
     """Keep a volume as it is now, on the same disk, and print the snapshot's id; or list snapshots, or remove one."""
     client, path = client_of(ctx), f"/engine/volumes/{volume}"
     if list:
-        columns = {"ID": "SNAPSHOT ID", "Tag": "TAG", "Created": "CREATED", "Consistency": "CONSISTENCY", "Size": "SIZE"}
+        columns = {name: name.upper() for name in ("Tag", "Created", "Consistency", "Size")}
+        columns = {"ID": "SNAPSHOT ID", **columns}
         rows = [{**row, "Size": bytes_decimal(row["Size"])} for row in client.get(f"{path}/snapshots")]
         write_rows(rows, columns, format=format, quiet=(lambda row: str(row["ID"])) if quiet else None)
     elif remove:
@@ -254,7 +255,8 @@ def jobs(
         _show(client.send("GET", f"/engine/volume-jobs/{follow}").json_lines(), quiet)
         return
     rows = client.get(f"/engine/volumes/{volume}/jobs" if volume else "/engine/volume-jobs")
-    columns = {"ID": "JOB ID", "Volume": "VOLUME", "Kind": "KIND", "State": "STATE", "Step": "STEP", "Created": "CREATED"}
+    columns = {name: name.upper() for name in ("Volume", "Kind", "State", "Step", "Created")}
+    columns = {"ID": "JOB ID", **columns}
     shown = [{**row, "Step": row["Error"] or _step(row["Progress"])} for row in rows]
     write_rows(shown, columns, format=format, quiet=(lambda row: str(row["ID"])) if quiet else None)
 

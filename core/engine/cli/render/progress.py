@@ -16,6 +16,8 @@ _BAR = 30
 
 def _bar(detail: Mapping[str, Any]) -> str:
     done, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
+    if units := detail.get("units"):
+        return f"{done} {units}" if done else ""
     if total <= 0:
         return bytes_decimal(done, 3) if done else ""
     filled = min(_BAR, _BAR * done // total)

@@ -22,6 +22,8 @@ _HOST = "engine"
 """restic's name of the host: a volume is the same one wherever it is restored."""
 _PARTIAL = 3
 """restic's exit code: the snapshot is there, and some files could not be read."""
+_NAMED = 20
+"""Files that could not be read which the result names."""
 _PUNCH, _KEEP_SIZE = 2, 1
 _BLOCK, _WORTH = 1 << 16, 1 << 20
 
@@ -50,7 +52,7 @@ def run_backup(work: Work) -> dict[str, Any]:
             repo.initialise()
         elif work.attempt > 1:
             repo.run("unlock")  # of the process that died; restic keeps the locks of those that live
-        done = [s for s in repo.snapshots("--tag", f"job:{work.id}")] if work.attempt > 1 else []
+        done = repo.snapshots("--tag", f"job:{work.id}") if work.attempt > 1 else []
         if done:  # it died after its last step
             return {"snapshot": done[0]["short_id"], "url": work.args["url"]}
         return _back_up(work, repo)
@@ -60,18 +62,22 @@ def _back_up(work: Work, repo: Repository) -> dict[str, Any]:
     facts = work.path.stat()
     tags = (f"volume:{work.volume}", f"job:{work.id}", root_tag(facts))
     summary: Message = {}
+    unread: list[str] = []
 
     def each(message: Message) -> None:
         if message.get("message_type") == "status":
             work.tell("Backing up", int(message.get("bytes_done", 0)), message.get("total_bytes"))
         elif message.get("message_type") == "summary":
             summary.update(message)
+        elif message.get("message_type") == "error":
+            unread.append(str(message.get("item") or message.get("error")))
 
     arguments = [part for tag in tags for part in ("--tag", tag)]
-    repo.run("backup", ".", "--host", _HOST, *arguments, directory=work.path, accept=(0,), each=each)
+    repo.run("backup", ".", "--host", _HOST, *arguments, directory=work.path, accept=(0, _PARTIAL), each=each)
     return {
         "snapshot": summary["snapshot_id"], "url": work.args["url"], "files": summary["total_files_processed"],
         "bytes": summary["total_bytes_processed"], "added": summary["data_added"],
+        "unread": unread[:_NAMED],
         "new": summary["files_new"], "changed": summary["files_changed"], "unchanged": summary["files_unmodified"],
     }  # fmt: skip
 
@@ -132,10 +138,10 @@ def find_snapshot(snapshots: list[Message], wanted: str, volume: str) -> Message
         return found[0]
     found = [s for s in snapshots if not volume or f"volume:{volume}" in (s.get("tags") or ())]
     if not found:
-        known = sorted({t[7:] for s in snapshots for t in s.get("tags") or () if t.startswith("volume:")})
+        others = sorted({t[7:] for s in snapshots for t in s.get("tags") or () if t.startswith("volume:")})
         raise NotFound(
             f"the repository has no snapshot of volume {volume}",
-            hint=f"It has some of {', '.join(known)}: name it with --of" if known else "Name one with --snapshot",
+            hint=f"It has some of {', '.join(others)}: name it with --of" if others else "Name one with --snapshot",
         )
     return max(found, key=lambda s: str(s["time"]))
 
@@ -152,7 +158,7 @@ def _finish_root(path: Path, snapshot: Message) -> None:
 def _make_sparse(work: Work) -> tuple[int, int]:
     """Give back the blocks of zeroes, which restic 0.14 writes out; return number and bytes of all regular files."""
     files = size = 0
-    for directory, _, names, handle in os.fwalk(work.path):
+    for _, _, names, handle in os.fwalk(work.path):
         for name in names:
             facts = os.stat(name, dir_fd=handle, follow_symlinks=False)
             if not stat.S_ISREG(facts.st_mode):

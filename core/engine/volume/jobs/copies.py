@@ -287,7 +287,7 @@ def _copy_back(source: Path, target: Path, meter: _Meter) -> None:
 
 
 def _rewrite_content(work: Work, snapshots: Snapshots) -> None:
-    """Keep the content as a snapshot, then write the other one over it: what the volume shows is not ours to exchange."""
+    """Keep the content as a snapshot, then write the other one over it: what is elsewhere cannot be exchanged."""
     if not any(s.id == work.args["id"] for s in snapshots.list()):
         _take(work, snapshots, work.args["id"], work.args["tag"])
     empty(work.path)

@@ -12,7 +12,7 @@ from engine.volume.jobs.work import Work
 def run_usage(work: Work) -> dict[str, Any]:
     """Return bytes in use, limit (None if there is none), and the number of files where they had to be counted."""
     work.tell("Measuring")
-    if work.path.is_mount():
+    if work.args["own_filesystem"]:
         facts = os.statvfs(work.path)
         used = (facts.f_blocks - facts.f_bfree) * facts.f_frsize
         return {"bytes": used, "limit": facts.f_blocks * facts.f_frsize, "files": None}

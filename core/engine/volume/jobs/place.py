@@ -30,8 +30,10 @@ class Place:
 
     # The daemon's side
 
-    def start(self, config: Mapping[str, Any], *, stdin: int | None = None, stdout: int | None = None) -> None:
-        """Start the process. The configuration, secrets with it, goes by a sealed memory file.
+    def start(
+        self, config: Mapping[str, Any], *, stdin: int | None = None, stdout: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start the process and return it. The configuration, secrets with it, goes by a sealed memory file.
 
         The lock is taken before, so that there is no moment at which the job is neither started nor dead. Raises
         ApplyFailed.
@@ -42,7 +44,7 @@ class Place:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with (self.path / "log").open("ab") as log:
-                subprocess.Popen(
+                return subprocess.Popen(
                     [sys.executable, "-m", "engine.volume.jobs", str(self.path), str(settings)],
                     stdin=subprocess.DEVNULL if stdin is None else stdin,
                     stdout=log if stdout is None else stdout,

@@ -95,8 +95,8 @@ def error_json(error: EngineError) -> dict[str, str]:
 def error_of(parts: Mapping[str, Any]) -> EngineError:
     """Return the error that `error_json` took apart."""
     kinds = {c.kind: c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, EngineError)}
-    texts = {name: str(parts.get(name, "")) for name in ("why", "hint", "driver")}
-    return kinds.get(str(parts.get("kind")), Internal)(str(parts.get("what", "")), **texts)
+    what, why, hint, driver = (str(parts.get(name, "")) for name in ("what", "why", "hint", "driver"))
+    return kinds.get(str(parts.get("kind")), Internal)(what, why=why, hint=hint, driver=driver)
 
 
 def _text(error: Mapping[str, Any] | None) -> str:

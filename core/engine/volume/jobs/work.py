@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.storage.secrets import Secrets
 from engine.spec.errors import Internal, Unsupported
+from engine.storage.secrets import Secrets
 from engine.volume.jobs.place import Place
 
 _EVERY = 0.2

@@ -1,0 +1,438 @@
+"""Starts jobs, follows them, and ends what they had of their volumes. A job goes on when the daemon does not."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import logging
+import secrets as random_names
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.plugins import Plugins
+from engine.spec.errors import Conflict, EngineError, Forbidden, Internal, NotFound
+from engine.spec.secret import secret_fields
+from engine.state import State
+from engine.storage.secrets import Secrets
+from engine.storage.stores import Stores
+from engine.volume.jobs.place import Place
+from engine.volume.jobs.record import KINDS, JobRecord, error_json
+from engine.volume.manager import VolumeManager
+from engine.volume.snapshots import FILES, Snapshots
+
+log = logging.getLogger(__name__)
+
+KIND = "volume-job"
+_SPACE = "volume-job"
+_ATTEMPTS = 5
+"""How often a process that was killed is started again."""
+_KEPT = 20
+"""Ended jobs of a volume that are remembered."""
+_LOOK_SECONDS = 0.1
+PAUSE_SECONDS = 10.0
+"""For which containers are paused at most."""
+BACKUP_KEY = "volume-backup"
+"""The engine's secret that repositories are made with when the operator names no password."""
+Report = Callable[[Mapping[str, Any]], object]
+
+
+class Containers(Protocol):
+    """What jobs need of containers: that those which run stand still for a moment."""
+
+    def running(self, ids: Sequence[str]) -> list[str]:
+        """Return those that run and are not paused."""
+
+    def pause(self, ref: str) -> None:
+        """Freeze."""
+
+    def unpause(self, ref: str) -> None:
+        """Thaw."""
+
+
+class EngineSecrets(Protocol):
+    """What jobs need of the engine's secrets."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a secret; raises NotFound."""
+
+    def create(self, name: str, data: bytes, labels: Mapping[str, str] | None = None) -> Any:
+        """Keep a new secret; raises Conflict."""
+
+
+class JobManager:
+    """All jobs of one engine; methods may be called from any thread. `root` holds a directory for each job."""
+
+    def __init__(
+        self,
+        state: State,
+        volumes: VolumeManager,
+        plugins: Plugins,
+        secrets: EngineSecrets,
+        containers: Containers,
+        root: Path,
+    ) -> None:
+        self._state, self._volumes, self._containers = state, volumes, containers
+        self._stores = Stores(plugins)
+        self._engine_secrets = secrets
+        self._secrets = Secrets(engine_secrets=secrets.read)
+        self._root = root
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._watchers: dict[str, threading.Thread] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        """Processes that this daemon started: to be waited for, so that nothing is left of them."""
+
+    # Asking
+
+    def get(self, id: str) -> JobRecord:
+        """Return a job by its id or a unique beginning of it. Raises NotFound."""
+        found = [r for r in self._all() if id and r.id.startswith(id)]
+        if len(found) != 1:
+            raise NotFound(f"no such job: {id}", hint="`engine volume jobs` lists them")
+        return self._current(found[0])
+
+    def list(self, volume: str = "") -> list[JobRecord]:
+        """Return the jobs of a volume, or all, the oldest first. Raises NotFound for the volume."""
+        id = self._volumes.get(volume).id if volume else ""
+        return [self._current(r) for r in self._all() if not id or r.volume == id]
+
+    def cancel(self, id: str) -> JobRecord:
+        """Ask a job to give up. Raises NotFound, Conflict if it has ended."""
+        record = self.get(id)
+        if record.state != "running":
+            raise Conflict(f"job {record.id} has ended: {record.state}")
+        self._place(record).cancel()
+        return record
+
+    def follow(self, id: str, report: Report = lambda progress: None) -> JobRecord:
+        """Wait for the end of a job, hand each new step to `report`, and return the job as it ended.
+
+        What `report` raises passes through; the job goes on. Raises why the job failed, Conflict if it was cancelled.
+        """
+        last: Mapping[str, Any] = {}
+        while True:
+            record = self._read(id)
+            progress = self._place(record).progress() if record.state == "running" else record.progress
+            if progress != last:
+                last = progress
+                report(progress)
+            if record.state != "running":
+                break
+            if self._stopping.wait(_LOOK_SECONDS):
+                raise Conflict("the engine stops; the job goes on", hint=f"See: engine volume jobs {record.name}")
+        if record.state == "cancelled":
+            raise Conflict(f"{record.kind} of volume {record.name} was cancelled")
+        if record.state == "failed":
+            raise record.failure()
+        return record
+
+    def users(self) -> builtins.list[str]:
+        """Return the names under which running jobs use volumes: a restart keeps what they have mounted."""
+        return [r.user for r in self._all() if r.state == "running"]
+
+    @contextmanager
+    def idle(self, volume: str) -> Iterator[None]:
+        """Let no job of a volume begin while the block runs. Raises NotFound, Conflict if one runs."""
+        id = self._volumes.get(volume).id
+        probe = JobRecord(id=f"idle-{random_names.token_hex(6)}", volume=id, name=volume, kind="usage", created=_now())
+        self._claim(probe)
+        try:
+            yield
+        finally:
+            self._state.release(probe.id, _SPACE)
+
+    # Starting
+
+    def start(
+        self,
+        kind: str,
+        volume: str,
+        args: Mapping[str, Any],
+        *,
+        pause: bool = False,
+        stdin: int | None = None,
+        stdout: int | None = None,
+    ) -> JobRecord:
+        """Begin a job: everything that can be refused is refused here. `args` name secrets by reference.
+
+        Raises NotFound, Conflict (another job has the volume, or it is in use), and what mounting raises.
+        """
+        found = self._volumes.get(volume)
+        record = JobRecord(
+            id=random_names.token_hex(6), volume=found.id, name=volume, kind=kind, args=dict(args),
+            created=_now(), attempts=1,
+        )  # fmt: skip
+        with self._state.transaction():
+            self._claim(record)
+            self._write(record)
+        try:
+            self._take(record)
+            if pause:
+                record = self._pause(record)
+            given = self._read_secrets(record)
+            self._launch(record, given, stdin, stdout)
+        except BaseException as err:
+            failure = err if isinstance(err, EngineError) else Internal("the job was not started", why=str(err))
+            self._settle(record.with_(state="failed", error=error_json(failure)))
+            self._forget(record)
+            raise
+        self._watch(record)
+        return record
+
+    def _claim(self, record: JobRecord) -> None:
+        try:
+            self._state.claim(_SPACE, record.volume, record.id)
+        except Conflict as err:
+            owner = str(err.details["owner"])
+            doc = self._state.get(KIND, owner)
+            raise Conflict(
+                f"another job works on volume {record.name}", why=f"{doc['kind']} {owner}" if doc else "",
+                hint=f"Wait for it, or cancel it: engine volume jobs --cancel {owner}", details={"job": owner},
+            ) from err  # fmt: skip
+
+    def _take(self, record: JobRecord) -> None:
+        """Take what the job needs of its volume; once more is no error."""
+        kind = KINDS[record.kind]
+        content = kind.content or record.args.get("how") == "content"
+        if kind.exclusive or not content:
+            self._volumes.hold(record.name, record.user, alone=kind.exclusive)
+        self._volumes.reference(record.name, record.user)
+        if content:
+            self._volumes.mount(record.name, record.user)
+
+    def _pause(self, record: JobRecord) -> JobRecord:
+        """Pause the containers that have the volume mounted; written down before, so that a restart thaws them."""
+        users = self._volumes.get(record.name).mounts
+        record = record.with_(paused=tuple(self._containers.running([u for u in users if u != record.user])))
+        self._write(record)
+        for id in record.paused:
+            self._containers.pause(id)
+        return record
+
+    def _launch(
+        self, record: JobRecord, secrets: Mapping[str, str], stdin: int | None = None, stdout: int | None = None
+    ) -> None:
+        volume, plan, data = self._volumes.layout(record.name)
+        users = [u for u in volume.mounts if u != record.user]
+        args = {**record.args, "paused": bool(record.paused), "users": users, "cache": str(self._root / "cache")}
+        config = {
+            "id": record.id, "name": record.name, "kind": record.kind, "attempts": record.attempts, "args": args,
+            "data": str(data), "path": plan.path, "secrets": secrets,
+        }  # fmt: skip
+        self._children[record.id] = self._place(record).start(config, stdin=stdin, stdout=stdout)
+
+    def _read_secrets(self, record: JobRecord) -> dict[str, str]:
+        """Read what the job's store and its password need. Raises NotFound, Forbidden, Unavailable."""
+        references: builtins.list[str] = []
+        if "url" in record.args:
+            plan = self._stores.plan(record.args["url"], record.args["options"])
+            for part in plan.parts:
+                found = [getattr(part.options, name) for name in secret_fields(type(part.options))]
+                references += [r for r in found if r is not None]
+            references.append(record.args["password"])
+        given = {r: base64.b64encode(self._secrets.read(r)).decode() for r in references}
+        if "password" in record.args and not base64.b64decode(given[record.args["password"]]).strip():
+            raise Forbidden("the password of the repository is empty")
+        return given
+
+    def backup_key(self) -> str:
+        """Return the reference of the engine's own key for repositories, which is made at the first time."""
+        try:
+            self._engine_secrets.read(BACKUP_KEY)
+        except NotFound:
+            try:
+                self._engine_secrets.create(BACKUP_KEY, random_names.token_urlsafe(32).encode())
+            except Conflict:
+                pass  # somebody else made it at the same moment
+        return f"secret:{BACKUP_KEY}"
+
+    def show_backup_key(self) -> str:
+        """Return the engine's own key: what a stock restic asks for. Raises NotFound if there is none."""
+        return self._engine_secrets.read(BACKUP_KEY).decode()
+
+    # Ending
+
+    def _watch(self, record: JobRecord) -> None:
+        thread = threading.Thread(target=self._until_ended, args=(record.id,), name=f"job-{record.id}", daemon=True)
+        with self._lock:
+            self._watchers[record.id] = thread
+        thread.start()
+
+    def _until_ended(self, id: str) -> None:
+        try:
+            record = self._read(id)
+            thaw_at = time.monotonic() + PAUSE_SECONDS
+            while True:
+                while self._place(record).alive():
+                    if record.paused and time.monotonic() > thaw_at:
+                        record = self._too_long(record)
+                    if self._stopping.wait(_LOOK_SECONDS):
+                        return
+                child = self._children.pop(id, None)
+                if child is not None:
+                    child.wait()  # it has let go of its lock
+                again = self._conclude(record)
+                if again is None:
+                    return
+                record = again
+        except Exception:
+            log.exception("job %s cannot be followed; the next start of the engine goes on with it", id)
+        finally:
+            with self._lock:
+                self._watchers.pop(id, None)
+
+    def _too_long(self, record: JobRecord) -> JobRecord:
+        """Let containers go on: the copy is then no point in time, and is given up."""
+        self._place(record).cancel()
+        why = f"its containers were paused for {PAUSE_SECONDS:g} s, and that was not enough"
+        error = {"kind": "unavailable", "what": f"volume {record.name} cannot be copied while paused", "why": why}
+        return self._unpause(record.with_(error=error))
+
+    def _unpause(self, record: JobRecord) -> JobRecord:
+        for id in record.paused:
+            try:
+                self._containers.unpause(id)
+            except (Conflict, NotFound) as err:  # it was removed, or thawed by hand
+                log.info("job %s: %s", record.id, err)
+        record = record.with_(paused=())
+        self._write(record)
+        return record
+
+    def _conclude(self, record: JobRecord) -> JobRecord | None:
+        """End a job whose process has ended; return it if it was started again."""
+        place = self._place(record)
+        outcome = place.outcome()
+        if outcome is None and KINDS[record.kind].again and record.attempts < _ATTEMPTS:
+            try:
+                return self._start_again(record)
+            except EngineError as err:
+                outcome = {"state": "failed", "error": error_json(err)}
+        if outcome is None:
+            what = f"the process of job {record.id} ({record.kind} of volume {record.name}) was killed"
+            error = error_json(Internal(what, why=place.log().rpartition("\n")[2]))
+            outcome = {"state": "cancelled" if place.is_cancelled() else "failed", "error": error}
+        if outcome["state"] == "done":
+            outcome = self._complete(record, outcome)
+        failed = outcome["state"] == "failed" or record.error is not None
+        self._settle(
+            record.with_(
+                state="failed" if failed else outcome["state"], error=record.error or outcome.get("error"),
+                result=outcome.get("result") or {}, progress=place.progress(),
+            )
+        )  # fmt: skip
+        if outcome["state"] != "done" and record.args.get("made"):
+            self._remove_made(record)
+        return None
+
+    def _remove_made(self, record: JobRecord) -> None:
+        """Remove the volume that was made for what then failed."""
+        try:
+            self._volumes.remove(record.name)
+        except EngineError as err:
+            log.warning("job %s: %s", record.id, err)
+
+    def _start_again(self, record: JobRecord) -> JobRecord:
+        if record.paused:  # they run by now, or will: the copy starts anew and says so
+            record = self._unpause(record)
+        record = record.with_(attempts=record.attempts + 1)
+        self._write(record)
+        log.warning("job %s (%s of volume %s) was killed, and is started again", record.id, record.kind, record.name)
+        self._take(record)
+        self._launch(record, self._read_secrets(record))
+        return record
+
+    def _complete(self, record: JobRecord, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Do the daemon's part of the end: a clone becomes a volume. Once more is no error."""
+        if record.kind != "clone":
+            return outcome
+        source, _, data = self._volumes.layout(record.name)
+        snapshots, name = Snapshots(data), f"clone-{record.id}"
+        try:
+            made = self._volumes.adopt(source, record.args["id"], record.args["new"], snapshots.staged(name) / FILES)
+        except EngineError as err:
+            outcome = {"state": "failed", "error": error_json(err)}
+        else:
+            outcome = {**outcome, "result": {**outcome["result"], "name": made.name}}
+        snapshots.clear(name)
+        return outcome
+
+    def _settle(self, record: JobRecord) -> None:
+        """Give back what a job has, and write down how it ended."""
+        if record.paused:
+            record = self._unpause(record)
+        try:
+            self._volumes.unmount(record.name, record.user)
+        except NotFound:
+            pass
+        except EngineError as err:  # the manager tries again
+            log.warning("job %s: %s", record.id, err)
+        self._volumes.dereference(record.name, record.user)
+        self._volumes.let_go(record.volume, record.user)
+        with self._state.transaction():
+            self._write(record.with_(ended=_now()))
+            self._state.release(record.id, _SPACE)
+        self._place(record).remove()
+        for old in [r for r in self._all() if r.volume == record.volume and r.state != "running"][:-_KEPT]:
+            self._forget(old)
+
+    # Restarting
+
+    def restore(self) -> None:
+        """Go on with the jobs of an earlier daemon: follow those that run, end or start again the others."""
+        for owner in self._state.claimed(_SPACE).values():
+            if self._state.get(KIND, owner) is None:  # of a daemon that was killed inside of `idle`
+                self._state.release(owner, _SPACE)
+        for record in self._all():
+            if record.state != "running":
+                continue
+            if record.attempts and not self._place(record).path.exists():  # killed before its process was started
+                error = error_json(Internal(f"the engine was killed while it started job {record.id}"))
+                self._settle(record.with_(state="failed", error=error))
+                continue
+            self._watch(record)
+        known = {r.id for r in self._all()}
+        if self._root.exists():
+            for place in self._root.iterdir():
+                if place.name != "cache" and place.name not in known:
+                    Place(place).remove()
+
+    def close(self) -> None:
+        """Stop following; the jobs go on."""
+        self._stopping.set()
+        with self._lock:
+            watchers = list(self._watchers.values())
+        for watcher in watchers:
+            watcher.join(5)
+
+    # Records
+
+    def _current(self, record: JobRecord) -> JobRecord:
+        return record.with_(progress=self._place(record).progress()) if record.state == "running" else record
+
+    def _all(self) -> builtins.list[JobRecord]:
+        return sorted((JobRecord.model_validate(d) for d in self._state.all(KIND)), key=lambda r: r.created)
+
+    def _read(self, id: str) -> JobRecord:
+        doc = self._state.get(KIND, id)
+        if doc is None:
+            raise NotFound(f"no such job: {id}")
+        return JobRecord.model_validate(doc)
+
+    def _write(self, record: JobRecord) -> None:
+        self._state.put(KIND, record.id, record.model_dump(mode="json"))
+
+    def _forget(self, record: JobRecord) -> None:
+        self._state.delete(KIND, record.id)
+
+    def _place(self, record: JobRecord) -> Place:
+        return Place(self._root / record.id)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
