@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -46,19 +47,21 @@ def with_helpers(test: Callable[..., None]) -> Callable[..., None]:
     return isolated(body)
 
 
+def _children() -> set[int]:
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends just now
+            found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
+
+
 def _end_children() -> None:
     """Kill what this process has started, and what was left to it by processes that ended before."""
-    while True:
-        tasks = Path("/proc/self/task").iterdir()
-        children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
-        if not children:
-            return
+    while children := _children():
         for child in children:
             os.kill(child, signal.SIGKILL)
-            try:
+            with contextlib.suppress(ChildProcessError):  # another thread waited for it
                 os.waitpid(child, 0)
-            except ChildProcessError:  # another thread waited for it
-                pass
 
 
 class Site(World):
