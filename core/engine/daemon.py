@@ -189,6 +189,7 @@ class Engine:
             images=self.images,
             networks=self.networks,
             volumes=self.volumes,
+            secrets=self.secrets,
             volume_work=VolumeWork(self.jobs, self.volumes),
             events=self.events,
             plugins=self.plugins,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.cluster.options import ClusterOptions
 from engine.spec.errors import InvalidParameter
 
 DEFAULT_HOST = "unix:///run/engine/engine.sock"
@@ -54,6 +55,8 @@ class DaemonOptions:
     """TLS of the tcp hosts."""
     pidfile: Path | None = None
     """File that holds the daemon's process id while it runs."""
+    cluster: ClusterOptions | None = None
+    """The cluster that the host is a node of."""
     cli_server: bool = True
     """Whether to keep a warm command line (`engine.cli.warm`), which makes `engine` start ten times faster."""
 
@@ -90,4 +93,6 @@ class DaemonOptions:
             tls = given["tls"]
             ca = Path(tls["ca"]) if tls.get("ca") else None
             given["tls"] = DaemonTls(Path(tls["certificate"]), Path(tls["key"]), ca)
+        if given.get("cluster") is not None:
+            given["cluster"] = ClusterOptions(**given["cluster"])
         return cls(**given)

@@ -29,10 +29,13 @@ class Doctor:
     def __init__(self, reconcilers: Sequence[Reconciler], title: Callable[[str], str] = str) -> None:
         self._reconcilers = reconcilers
         self._title = title
+        self.notes: Callable[[], Sequence[JsonObject]] = list
+        """Further things that are not as they should be, which no repair of the host can change."""
 
     def diff(self) -> list[JsonObject]:
         """Return all differences, in sandboxes too; nothing is changed."""
-        return [difference_json(d, self._title) for part in self._reconcilers for d in part.diff(sandboxes=True)]
+        found = [difference_json(d, self._title) for part in self._reconcilers for d in part.diff(sandboxes=True)]
+        return [*found, *self.notes()]
 
     def repair(self) -> JsonObject:
         """Repair, and return what was done and what is left."""
@@ -44,7 +47,7 @@ class Doctor:
             left += report.left
         return {
             "repaired": [difference_json(d, self._title) for d in repaired],
-            "left": [difference_json(d, self._title) for d in left],
+            "left": [*(difference_json(d, self._title) for d in left), *self.notes()],
         }
 
     def collect(self) -> None:

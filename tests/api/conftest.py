@@ -25,7 +25,7 @@ from engine.events import EventBus
 from engine.plugins import Plugins
 
 from .fakes import FakeContainers
-from .fakes_objects import FakeDoctor, FakeImages, FakeNetworks, FakeVolumes
+from .fakes_objects import FakeDoctor, FakeImages, FakeNetworks, FakeNodes, FakeVolumes
 
 SECONDS = 20
 
@@ -55,6 +55,7 @@ class Server:
         return Services(
             containers=self.containers, images=self.images, networks=self.networks, volumes=self.volumes,
             events=self.events, plugins=Plugins(), doctor=self.doctor,
+            nodes=FakeNodes(),
             instance=Instance("0123abcd", "/data", "/run", "crun", {"crun": "1.8.1"}, ("beware",)),
         )  # fmt: skip
 

@@ -266,3 +266,34 @@ class FakeDoctor:
     def repair(self) -> JsonObject:
         repaired, self.wrong = self.wrong, []
         return {"repaired": repaired, "left": []}
+
+
+class FakeNodes:
+    """Implements `engine.api.services.Nodes`: a cluster of two."""
+
+    def __init__(self) -> None:
+        self.nodes = {
+            name: {"Name": name, "ID": name, "Address": f"192.0.2.{n}", "Status": status, "Self": n == 1, "Engine": "1"}
+            for n, (name, status) in enumerate((("one", "ready"), ("two", "down")), 1)
+        }
+
+    def list(self) -> list[JsonObject]:
+        return list(self.nodes.values())
+
+    def inspect(self, name: str) -> JsonObject:
+        if name not in self.nodes:
+            raise NotFound(f"the cluster has no node {name}")
+        return self.nodes[name]
+
+    def remove(self, name: str) -> None:
+        self.inspect(name)
+        del self.nodes[name]
+
+    def token(self) -> str:
+        return "engine-join-abc"
+
+    def join(self, token: str, *, advertise: str, node: str) -> JsonObject:
+        return {**self.nodes["one"], "Name": node, "Address": advertise, "Token": token}
+
+    def leave(self) -> None:
+        self.nodes.clear()

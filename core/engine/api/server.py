@@ -27,7 +27,9 @@ from engine.api import (
     networks,
     nodes,
     ports,
+    secrets,
     system,
+    volume_keys,
     volume_work,
     volumes,
 )
@@ -62,7 +64,7 @@ def build_app(services: Services) -> web.Application:
     app[WORKERS] = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
     app[_SILENT] = {}
     app[ACTIVITY] = Activity()
-    for part in (system, containers, execs, images, networks, volumes, ports, nodes, extensions, volume_work):
+    for part in (system, containers, execs, images, networks, volumes, ports, nodes, extensions, volume_work, volume_keys, secrets):
         app.add_routes(part.ROUTES)
     app.router.register_resource(VersionPrefix(app.router))
     app.on_cleanup.append(_end_workers)

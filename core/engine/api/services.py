@@ -28,9 +28,11 @@ from engine.container.waiters import ExitResult
 from engine.image.model import HistoryEntry, Image, ProgressSink, Removal
 from engine.network.model import NetworkRecord, PortSpan
 from engine.plugins import Plugins
+from engine.secrets.store import Secret
 from engine.spec.plugin import Event
 from engine.spec.resource import Key, Plan
 from engine.volume.jobs.record import JobRecord
+from engine.volume.encryption import NewKey
 from engine.volume.record import VolumeRecord
 from engine.volume.snapshots import Snapshot
 
@@ -97,6 +99,9 @@ class ContainerManager(Protocol):
         An empty `name`: one is made up. Raises NotFound `No such image: X`, on which docker's CLI pulls and tries
         again; Conflict when the name is taken.
         """
+
+    def start_waiting(self, ids: Sequence[str]) -> Sequence[str]:
+        """Start those that should have started by themselves and could not, in the background; return their names."""
 
     def start(self, ref: str) -> bool:
         """Start; False if it runs already (the API answers 304). Raises Conflict when paused or being removed.
@@ -349,15 +354,48 @@ class NetworkManager(Protocol):
     def list(self, filters: Filters | None = None) -> Sequence[NetworkRecord]: ...  # noqa: D102
 
 
+class SecretStore(Protocol):
+    """The engine's own secrets: what the API uses of `engine.secrets.store.SecretStore`."""
+
+    def create(self, name: str, data: bytes, labels: Mapping[str, str] | None) -> Secret: ...  # noqa: D102
+    def get(self, ref: str) -> Secret: ...  # noqa: D102
+    def remove(self, ref: str) -> None: ...  # noqa: D102
+    def list(self, filters: Filters | None = None) -> Sequence[Secret]: ...  # noqa: D102
+
+
+class Encryption(Protocol):
+    """Keys of volumes: what the API uses of `engine.volume.encryption.Encryption`, where the methods are described."""
+
+    def unlock(self, name: str, key: bytes) -> str: ...  # noqa: D102
+    def lock(self, name: str) -> None: ...  # noqa: D102
+    def slots(self, name: str) -> Sequence[Mapping[str, str]]: ...  # noqa: D102
+    def rekey(  # noqa: D102
+        self, name: str, new: NewKey | None, remove: str = "", old: bytes | None = None
+    ) -> Sequence[Mapping[str, str]]: ...
+    def password(self, name: str) -> bytes: ...  # noqa: D102
+
+
 class VolumeManager(Protocol):
     """Volumes: what the API uses of `engine.volume.manager.VolumeManager`, where the methods are described."""
 
+    @property
+    def encryption(self) -> Encryption: ...  # noqa: D102
     def create(  # noqa: D102
-        self, name: str | None, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+        self,
+        name: str | None,
+        driver: str,
+        options: Mapping[str, str] | None,
+        labels: Mapping[str, str] | None,
+        *,
+        key: bytes | None,
     ) -> VolumeRecord: ...
+    def users(self, name: str) -> Sequence[str]: ...  # noqa: D102
     def describe(self, record: VolumeRecord) -> JsonObject: ...  # noqa: D102
     def inspect(self, name: str) -> JsonObject: ...  # noqa: D102
     def usage(self, name: str) -> tuple[int, int]: ...  # noqa: D102
+    def sync(  # noqa: D102
+        self, name: str, seconds: float, progress: Callable[[TreeStatus], object] | None = None
+    ) -> int: ...
     def remove(self, name: str, force: bool = False) -> None: ...  # noqa: D102
     def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]: ...  # noqa: D102
     def list(self, filters: Filters | None = None) -> Sequence[VolumeRecord]: ...  # noqa: D102
@@ -450,6 +488,7 @@ class Services:
     images: ImageManager
     networks: NetworkManager
     volumes: VolumeManager
+    secrets: SecretStore
     volume_work: VolumeWork
     events: EventBus
     plugins: Plugins

@@ -26,8 +26,10 @@ from engine.cli.commands import (
     pull,
     registry,
     run,
+    secrets,
     stats,
     system,
+    volume_keys,
     volume_work,
     volumes,
 )
@@ -70,11 +72,15 @@ _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...]
     )),
     ("volume", "Volumes", (
         ("create", volumes.create), ("ls", volumes.ls), ("inspect", volumes.inspect), ("rm", volumes.rm),
-        ("prune", volumes.prune), *((f.__name__.rstrip("_").replace("_", "-"), f) for f in _VOLUME_WORK),
+        ("prune", volumes.prune), ("sync", volumes.sync), ("unlock", volume_keys.unlock), ("lock", volume_keys.lock),
+        ("keys", volume_keys.keys), ("rekey", volume_keys.rekey), *((f.__name__.rstrip("_").replace("_", "-"), f) for f in _VOLUME_WORK),
     )),
     ("node", "The hosts of the cluster", (
         ("ls", nodes.ls), ("inspect", nodes.inspect), ("rm", nodes.rm), ("token", nodes.token), ("join", nodes.join),
         ("leave", nodes.leave),
+    )),
+    ("secret", "Secrets that the engine keeps", (
+        ("create", secrets.create), ("ls", secrets.ls), ("inspect", secrets.inspect), ("rm", secrets.rm),
     )),
     ("driver", "Drivers: those installed, and new ones", (
         ("ls", drivers.ls), ("show", drivers.show), ("check", drivers.check), ("new", drivers.new),

@@ -35,7 +35,7 @@ def open_cluster(options: ClusterOptions, node_id: str, version: str, memory: Me
         store = StaticStore(partition, data / "networks.json")
     spec = NetworkDriver.SPEC
     node = Node(name=name, id=node_id, address=_address(advertise), spec=(spec.major, spec.minor), version=version)
-    settings = Settings(grace=options.grace, wait=options.wait, memory=memory, partition=partition)
+    settings = Settings(grace=options.grace, ready=options.ready, wait=options.wait, memory=memory, partition=partition)
     return Cluster(store, node, settings)
 
 
@@ -79,7 +79,8 @@ def _own_address(endpoints: tuple[str, ...]) -> str:
         except OSError:
             continue
     raise InvalidParameter(
-        "this host's address on the underlay is not known", why=f"it has no route to {', '.join(endpoints)} but its own",
+        "this host's address on the underlay is not known",
+        why=f"it has no route to {', '.join(endpoints)} but its own",
         hint="Give it with --advertise",
     )  # fmt: skip
 

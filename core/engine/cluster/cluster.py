@@ -19,10 +19,10 @@ from typing import Protocol
 
 from engine.cluster.addresses import Endpoints
 from engine.cluster.follow import Follower
-from engine.cluster.membership import READY_SECONDS, Membership, Memory
+from engine.cluster.membership import Membership, Memory
 from engine.cluster.model import ENDPOINTS, NETWORKS, NODES, ClusterEndpoint, ClusterNetwork, Document, Node, decode
 from engine.cluster.networks import Networks
-from engine.cluster.options import GRACE_SECONDS
+from engine.cluster.options import GRACE_SECONDS, READY_SECONDS
 from engine.cluster.peers import Changes, Peers, Remote, View
 from engine.cluster.static import Partition
 from engine.cluster.store import Batch, ClusterStore, Entry, Listing
@@ -93,13 +93,13 @@ class Cluster:
         """Say who is told; before `start`."""
         self._listener = listener
 
-    def start(self, patience: float = 2.0) -> None:
+    def start(self, *, strict: bool = True, patience: float = 2.0) -> None:
         """Register, and follow what there is; `patience` is for how long the first listing is waited for.
 
-        A store that cannot be reached is no error. Raises Conflict for a name or address that another node has,
-        Unsupported for a cluster of another version.
+        With `strict` it raises what keeps this node out: Unavailable, Conflict for a name or address that another node
+        has, Unsupported for a cluster of another version, Forbidden. Otherwise it is tried again.
         """
-        self.members.start()
+        self.members.start(strict=strict)
         for follower in self._followers:
             follower.start()
         if self.members.fault is None:

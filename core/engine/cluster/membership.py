@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from engine.cluster.model import ADDRESSES, LAYOUT, NODES, READY, SPEC, Identity, Node, decode
-from engine.cluster.options import GRACE_SECONDS
+from engine.cluster.options import GRACE_SECONDS, READY_SECONDS
 from engine.cluster.store import ClusterStore, Condition, Delete, Entry, Is, LeaseLost, Operation, Put
 from engine.spec.errors import Conflict, EngineError, NotFound, Unavailable, Unsupported
 from engine.spec.network import NetworkDriver
 
 log = logging.getLogger(__name__)
-READY_SECONDS = 10
-"""After so long without a sign a daemon counts as down."""
 ATTEMPTS = 8
 STATIC = b"static"
 """Stands for the sign of a node of which nobody hears."""
@@ -86,16 +84,17 @@ class Membership:
         """Why this node is not in the cluster now."""
         return self._fault
 
-    def start(self) -> None:
-        """Register, and stay registered from now on.
+    def start(self, *, strict: bool = True) -> None:
+        """Register, and stay registered from now on; without `strict`, what keeps this node out is tried again.
 
-        A store that cannot be reached is no error: it is tried again. Raises Conflict for a name or an address that
-        another node has, Unsupported for a cluster of another version.
+        Raises Unavailable, Conflict for a name or an address that another node has, Unsupported for a cluster of
+        another version, Forbidden.
         """
         try:
             self._register()
-        except Unavailable as err:
-            log.warning("this node is not in the cluster yet: %s", err)
+        except EngineError as err:
+            if strict:
+                raise
             self._fault = err
         self._thread.start()
 

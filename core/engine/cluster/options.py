@@ -21,6 +21,8 @@ from engine.spec.errors import InvalidParameter
 
 GRACE_SECONDS = 120
 """After so long without a sign a node is gone, and its endpoints with it."""
+READY_SECONDS = 10
+"""After so long without a sign a daemon counts as down."""
 TOKEN = "engine-join-"
 _FORM = "Expected etcd://HOST:PORT,HOST:PORT, etcds://… or file:///PATH"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
@@ -44,6 +46,8 @@ class ClusterOptions:
     """Seconds for which joins wait for a store that is away."""
     grace: int = GRACE_SECONDS
     """Seconds without a sign of life after which a node is gone, with its endpoints."""
+    ready: int = READY_SECONDS
+    """Seconds without a sign after which its daemon counts as down."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -68,7 +72,8 @@ class ClusterOptions:
 
         It holds the password and the authority's certificate, but no file of a client's key: those stay where they are.
         """
-        document: dict[str, Any] = {"url": self.url, "user": self.user, "wait": self.wait, "grace": self.grace}
+        document: dict[str, Any] = {"url": self.url, "user": self.user, "wait": self.wait}
+        document |= {"grace": self.grace, "ready": self.ready}
         document |= {"certificate": self.certificate, "key": self.key}
         for name in ("password_file", "ca"):
             if getattr(self, name):
@@ -97,14 +102,23 @@ def unpack_token(token: str, directory: Path, *, advertise: str = "", node: str 
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / name
         path.touch(mode=0o600)
-        path.writetext_of(document[name])
+        path.write_text(document[name])
         return str(path)
 
     url = f"file://{keep('peers')}" if document.get("peers") else document["url"]
     return ClusterOptions(
-        url, advertise, node, document.get("user", ""), keep("password"), keep("ca"), document.get("certificate", ""),
-        document.get("key", ""), float(document.get("wait", 0)), int(document.get("grace", GRACE_SECONDS)),
-    )  # fmt: skip
+        url=url,
+        advertise=advertise,
+        node=node,
+        user=document.get("user", ""),
+        password_file=keep("password"),
+        ca=keep("ca"),
+        certificate=document.get("certificate", ""),
+        key=document.get("key", ""),
+        wait=float(document.get("wait", 0)),
+        grace=int(document.get("grace", GRACE_SECONDS)),
+        ready=int(document.get("ready", READY_SECONDS)),
+    )
 
 
 def _endpoint(url: str, text: str) -> str:
@@ -120,7 +134,8 @@ def _endpoint(url: str, text: str) -> str:
 
 
 def text_of(path: str) -> str:
+    """Return what a file holds that an option names. Raises InvalidParameter."""
     try:
-        return Path(path).readtext_of()
+        return Path(path).read_text()
     except OSError as err:
         raise InvalidParameter(f"{path} cannot be read", why=err.strerror or str(err)) from err

@@ -70,6 +70,14 @@ class Spanning:
         self._planner.cluster = cluster
         cluster.watch(self)
 
+    def exit(self) -> None:
+        """Be in no cluster any more: its networks, which nobody here uses, are gone from this host."""
+        self.cluster = self._planner.cluster = None
+        with self._creation.lock:
+            for record in [n for n in self._store.networks() if n.scope == "global"]:
+                self._forget(record)
+        self._faults.clear()
+
     def faults(self) -> list[str]:
         """Say, in sentences, what does not work between this host and its cluster."""
         found = list(self._faults.values())
@@ -282,7 +290,7 @@ class Spanning:
 
     def hosts(self) -> None:
         """Make the plans of networks anew that depend on which hosts there are."""
-        for record in self._in_use():
+        for record in self.in_use():
             try:
                 if self._planner.caps(record.driver).hosts:
                     self._replanning.follow_links(record.id)
@@ -308,14 +316,14 @@ class Spanning:
                 if refused:
                     whys = "; ".join(map(str, refused))
                     self._fault(f"refused {record.id}", f"network {record.name}: while this host was away, {whys}")
-        for record in self._in_use():
+        for record in self.in_use():
             self.cluster.use(record.id)
 
     # The start of the daemon
 
     def restore(self) -> None:
         """Want the plans of the peers that an earlier daemon knew, and have the cluster tell of differences to them."""
-        in_use = {record.id: record for record in self._in_use()}
+        in_use = {record.id: record for record in self.in_use()}
         for doc in self._state.all(PEER):
             endpoint = ClusterEndpoint.model_validate(doc["endpoint"])
             record = in_use.get(endpoint.network)
@@ -338,7 +346,8 @@ class Spanning:
             names = ", ".join(sorted(record.name for record in in_use.values()))
             log.warning("this daemon is in no cluster any more: nothing is heard of the other hosts on %s", names)
 
-    def _in_use(self) -> list[NetworkRecord]:
+    def in_use(self) -> list[NetworkRecord]:
+        """Return the networks of the cluster that containers of this host are on."""
         return [n for n in self._store.networks() if n.scope == "global" and self._store.endpoints_of(n.id)]
 
     def _applied(self) -> Iterable[ClusterEndpoint]:
