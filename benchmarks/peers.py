@@ -8,54 +8,38 @@ the parent of macvlan networks: the host's own links are not touched.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
-import shutil
-import signal
+import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Self
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from machines import START_SECONDS, Machine, descendants, output, until
 from tests.images import busybox_archive
 
 IMAGE = "busybox:latest"
 NETWORKS = ("none", "host", "bridge", "macvlan")
-START_SECONDS = 60.0
-_MACHINE = """
-ip link set lo up
-ip link add eth0 type veth peer name lan0
-ip link set eth0 up
-ip link set lan0 up
-ip address add 192.0.2.2/24 dev eth0
-ip route add default via 192.0.2.1
-%s
-exec sleep 1000000
-"""
 
 
-class Peer:
-    """One engine on a machine of its own: network and mount namespaces, which a sleeping process holds."""
+class Peer(Machine):
+    """One engine on a machine of its own."""
 
-    name = ""
-    prelude = ":"
-    """A shell command that the machine needs before."""
+    address = ""
+    """Where the daemon listens, below the root."""
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix=f"bench-{self.name}-"))
-        self._machine: subprocess.Popen[bytes] | None = None
+        super().__init__()
         self._daemon: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> Self:
+        super().__enter__()
         try:
-            self._machine = subprocess.Popen(
-                ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _MACHINE % self.prelude]
-            )
-            _until(self._machine_is_up, "the namespaces")
             self._start()
             self._load(busybox_archive(self.root / "busybox.tar"))
             return self
@@ -73,10 +57,7 @@ class Peer:
             except subprocess.TimeoutExpired:
                 self._daemon.kill()
                 self._daemon.wait()
-        if self._machine is not None:
-            self._machine.send_signal(signal.SIGKILL)
-            self._machine.wait()
-        shutil.rmtree(self.root, ignore_errors=True)
+        super().__exit__(kind, error, trace)
 
     def run(self, network: str) -> list[str]:
         """Return the command line of `run --rm IMAGE true` on a network."""
@@ -92,7 +73,7 @@ class Peer:
 
     def command(self) -> list[str]:
         """Return the command line client: all run on their machine, which costs each of them the same 2 ms."""
-        return [*self._entering(), *self.client()]
+        return [*self.entering(), *self.client()]
 
     def client(self) -> list[str]:
         """Return the client without that."""
@@ -106,6 +87,40 @@ class Peer:
         """Return what is measured."""
         raise NotImplementedError
 
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """Make a request of the daemon, in Docker's API. RuntimeError if it is refused."""
+        connection = http.client.HTTPConnection("localhost", timeout=START_SECONDS)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.settimeout(START_SECONDS)
+            connection.sock.connect(str(self.root / self.address))
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, {"Content-Type": "application/json"} if text else {})
+            answer = connection.getresponse()
+            said = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= 300:
+            raise RuntimeError(f"{self.name}: {method} {path}: {answer.status} {said.decode(errors='replace')}")
+        return json.loads(said) if said else None
+
+    def start_container(
+        self, name: str, network: str = "bridge", ports: Mapping[str, Sequence[Mapping[str, str]]] | None = None
+    ) -> dict[str, Any]:
+        """Start a container that sleeps, with the API's PortBindings, and return its inspection."""
+        body = {
+            "Image": IMAGE, "Cmd": ["sleep", "100000"], "ExposedPorts": {port: {} for port in ports or ()},
+            "HostConfig": {"NetworkMode": network, "PortBindings": ports or {}},
+        }  # fmt: skip
+        self.api("POST", f"/containers/create?name={name}", body)
+        self.api("POST", f"/containers/{name}/start")
+        return dict(self.api("GET", f"/containers/{name}/json"))
+
+    def daemon_pids(self) -> list[int]:
+        """Return the process ids of the daemon and of all that it has started, which live as long as containers do."""
+        assert self._daemon is not None
+        return descendants(self._daemon.pid)
+
     def left(self) -> list[str]:
         """Return what containers may leave on the machine: ends of veth pairs, and mounts below the engine's roots."""
         links = [link["ifname"] for link in json.loads(self.inside("ip", "-j", "link")) if "master" in link]
@@ -113,26 +128,10 @@ class Peer:
         parts = ("/merged", "/netns/", "/fs/")
         return links + [m for m in mounts if m.startswith(f"{self.root}/") and any(part in m for part in parts)]
 
-    def inside(self, *argv: str) -> str:
-        """Run a program on the machine."""
-        return _output(*self._entering(), *argv)
-
-    def _entering(self) -> list[str]:
-        assert self._machine is not None
-        return ["nsenter", f"--target={self._machine.pid}", "--net", "--mount"]
-
-    def _machine_is_up(self) -> bool:
-        assert self._machine is not None
-        if Path("/proc/self/ns/net").readlink() == Path(f"/proc/{self._machine.pid}/ns/net").readlink():
-            return False
-        return Path(f"/proc/{self._machine.pid}/comm").read_text() == "sleep\n"
-
     def _start_daemon(self, *argv: str) -> None:
         with (self.root / "log").open("wb") as log:
-            self._daemon = subprocess.Popen(
-                [*self._entering(), *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        _until(self._answers, argv[0])
+            self._daemon = subprocess.Popen([*self.entering(), *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        until(self._answers, argv[0])
 
     def _answers(self) -> bool:
         assert self._daemon is not None
@@ -144,53 +143,55 @@ class Peer:
         raise NotImplementedError
 
     def _load(self, archive: Path) -> None:
-        _output(*self.command(), "load", "-i", str(archive))
+        output(*self.command(), "load", "-i", str(archive))
 
 
 class Engine(Peer):
     """This engine, by its installed command and its warm command line."""
 
     name = "engine"
+    address = "x/engine.sock"
 
     def client(self) -> list[str]:
-        return [str(Path(sys.executable).with_name("engine")), "-H", f"unix://{self.root}/x/engine.sock"]
+        return [str(Path(sys.executable).with_name("engine")), "-H", f"unix://{self.root}/{self.address}"]
 
     def network_options(self, network: str) -> list[str]:
         options = ["--net-driver", network]
         return [*options, "--net-opt", "parent=eth0"] if network == "macvlan" else options
 
     def version(self) -> str:
-        info = json.loads(_output("curl", "-s", "--unix-socket", f"{self.root}/x/engine.sock", "http://x/info"))
+        info = self.api("GET", "/info")
         return f"engine {info['ServerVersion']}, {info.get('DefaultRuntime', '')}"
 
     def _start(self) -> None:
-        host, program = f"unix://{self.root}/x/engine.sock", self.client()[0]
+        host, program = f"unix://{self.root}/{self.address}", self.client()[0]
         roots = ["--data-root", f"{self.root}/d", "--exec-root", f"{self.root}/x"]
         self._start_daemon(program, "daemon", "--host", host, *roots)
-        _until((self.root / "x/cli.sock").exists, "the warm command line")
+        until((self.root / "x/cli.sock").exists, "the warm command line")
 
 
 class Docker(Peer):
     """Debian's dockerd with its own containerd and runc, by Docker's command."""
 
     name = "docker"
+    address = "docker.sock"
 
     def client(self) -> list[str]:
-        return ["docker", "-H", f"unix://{self.root}/docker.sock"]
+        return ["docker", "-H", f"unix://{self.root}/{self.address}"]
 
     def network_options(self, network: str) -> list[str]:
         return ["--network", network]
 
     def version(self) -> str:
-        client = _output("docker", "--version").split(",")[0]
-        return f"{client}; dockerd {_output(*self.command(), 'version', '--format', '{{.Server.Version}}')}".strip()
+        client = output("docker", "--version").split(",")[0]
+        return f"{client}; dockerd {output(*self.command(), 'version', '--format', '{{.Server.Version}}')}".strip()
 
     def _start(self) -> None:
         self._start_daemon(
             "dockerd", "--data-root", f"{self.root}/d", "--exec-root", f"{self.root}/x",
-            "--host", f"unix://{self.root}/docker.sock", "--pidfile", f"{self.root}/pid", "--log-level", "error",
+            "--host", f"unix://{self.root}/{self.address}", "--pidfile", f"{self.root}/pid", "--log-level", "error",
         )  # fmt: skip
-        _output(
+        output(
             *self.command(), "network", "create", "--driver", "macvlan", "--subnet", "198.51.100.0/24",
             "--opt", "parent=eth0", "macvlan",
         )  # fmt: skip
@@ -217,11 +218,11 @@ class Podman(Peer):
         return ["--network", "podman" if network == "bridge" else network, *limits]
 
     def version(self) -> str:
-        return _output("podman", "--version").strip()
+        return output("podman", "--version").strip()
 
     def _start(self) -> None:
         (self.root / "n").mkdir()
-        _output(
+        output(
             *self.command(), "network", "create", "--driver", "macvlan", "--subnet", "198.51.100.0/24",
             "--opt", "parent=eth0", "macvlan",
         )  # fmt: skip
@@ -231,7 +232,7 @@ class Podman(Peer):
     ) -> None:
         if self._machine is not None:
             with contextlib.suppress(subprocess.SubprocessError):
-                _output(*self.command(), "rm", "--all", "--force", "--time", "0")
+                output(*self.command(), "rm", "--all", "--force", "--time", "0")
         super().__exit__(kind, error, trace)
 
 
@@ -240,8 +241,8 @@ PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Engine, Docker, Pod
 
 def versions() -> str:
     """Return the versions of the machine and of the programs that all engines share."""
-    shared = [_output("conmon", "--version").splitlines()[0], _output("crun", "--version").splitlines()[0]]
-    shared.append(_output("runc", "--version").splitlines()[0])
+    shared = [output("conmon", "--version").splitlines()[0], output("crun", "--version").splitlines()[0]]
+    shared.append(output("runc", "--version").splitlines()[0])
     kernel, python = os.uname().release.partition("-")[0], sys.version.split()[0]
     return f"kernel {kernel}, {os.cpu_count()} processors, {', '.join(shared)}, Python {python}"
 
@@ -254,19 +255,3 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float, float]:
         return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))]
 
     return at(0.5), at(0.1), at(0.9), ordered[0]
-
-
-def _output(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise subprocess.SubprocessError(f"{' '.join(argv)}: {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def _until(ready: object, what: str) -> None:
-    assert callable(ready)
-    deadline = time.monotonic() + START_SECONDS
-    while not ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not start within {START_SECONDS:.0f} s")
-        time.sleep(0.05)

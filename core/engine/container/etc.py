@@ -6,6 +6,7 @@ They lie in the container's directory and are bind-mounted, so that they can cha
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -112,8 +113,18 @@ def _is_loopback(address: str) -> bool:
 
 
 def write(directory: Path, name: str, text: str) -> Path:
-    """Write a file in place (a bind mount holds its inode), and return its path."""
+    """Write a file in place (a bind mount holds its inode), and return its path.
+
+    It is cut off after it is written: who reads meanwhile never finds it empty, and ext4, which flushes a file that was
+    cut to nothing before it was written anew, does not make us wait for the disk.
+    """
     path = directory / name
-    path.write_text(text, errors="surrogateescape")
-    path.chmod(0o644)
+    data = text.encode(errors="surrogateescape")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        os.pwrite(file, data, 0)
+        os.ftruncate(file, len(data))
+        os.fchmod(file, 0o644)
+    finally:
+        os.close(file)
     return path

@@ -14,7 +14,7 @@ from engine.reconcile.rtnetlink import Ack, NetlinkSocket
 
 MOST = 8
 """So many links are on their way out at a time; the next one waits."""
-FIRST_LOOK, LAST_LOOK = 0.0002, 0.002
+FIRST_LOOK, LAST_LOOK = 0.0001, 0.002
 """Seconds between looks at whether a link is gone: it is asked for with an ioctl, which waits for nothing."""
 
 
@@ -35,7 +35,7 @@ class Unlinking:
             if not looker.name(index):
                 return Ack(0)
             wait([answer], pause)
-            pause = min(2 * pause, LAST_LOOK)
+            pause = min(1.2 * pause, LAST_LOOK)
         return answer.result()
 
 
