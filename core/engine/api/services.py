@@ -31,6 +31,7 @@ from engine.plugins import Plugins
 from engine.secrets.store import Secret
 from engine.spec.plugin import Event
 from engine.spec.resource import Key, Plan
+from engine.spec.trees import TreeStatus
 from engine.volume.jobs.record import JobRecord
 from engine.volume.encryption import NewKey
 from engine.volume.record import VolumeRecord

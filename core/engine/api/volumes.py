@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from engine.api import versions
-from engine.api.requests import call, filters, flag, json_body, reply, services, strings
+from engine.api.requests import call, filters, flag, json_body, number, reply, services, strings
+from engine.api.secrets import decoded
 from engine.api.services import JsonObject, Services
-from engine.spec.errors import InvalidParameter, Unsupported
+from engine.api.transfer import send_messages
+from engine.spec.errors import DeadlineExceeded, InvalidParameter, Unsupported
+from engine.spec.trees import TreeStatus
 
+_SYNC_SECONDS = 3600.0
+"""A sync without `timeout` waits so long."""
 _ONLY_ANONYMOUS_SINCE = (1, 42)
 """Before, a prune took named volumes too."""
 
@@ -43,16 +49,28 @@ async def create(request: web.Request) -> web.Response:
         raise InvalidParameter("invalid volume: Name and Driver are strings")
     return reply(
         await call(
-            request, _create, services(request), name, driver, strings(body, "DriverOpts"), strings(body, "Labels")
+            request,
+            _create,
+            services(request),
+            name,
+            driver,
+            strings(body, "DriverOpts"),
+            strings(body, "Labels"),
+            None if body.get("Key") is None else decoded(body["Key"], "Key"),
         ),
         status=201,
     )
 
 
 def _create(
-    managers: Services, name: str | None, driver: str, options: dict[str, str], labels: dict[str, str]
+    managers: Services,
+    name: str | None,
+    driver: str,
+    options: dict[str, str],
+    labels: dict[str, str],
+    key: bytes | None,
 ) -> JsonObject:
-    return managers.volumes.describe(managers.volumes.create(name, driver, options, labels))
+    return managers.volumes.describe(managers.volumes.create(name, driver, options, labels, key=key))
 
 
 async def inspect(request: web.Request) -> web.Response:
@@ -71,6 +89,28 @@ async def remove(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def sync(request: web.Request) -> web.StreamResponse:
+    """Wait until what is changed now is in the volume's store, at most `timeout` seconds; stream the progress."""
+    volumes, name = services(request).volumes, request.match_info["name"]
+    asked = number(request, "timeout")
+    seconds = _SYNC_SECONDS if asked is None else float(asked)
+
+    def run(put: Callable[[JsonObject], None]) -> None:
+        def show(status: TreeStatus) -> None:
+            detail = {"current": status.pending_files, "units": "changes to upload"}
+            put({"status": "Uploading", "id": name, "progressDetail": detail})
+
+        left = volumes.sync(name, seconds, show)
+        if left:
+            raise DeadlineExceeded(
+                f"{left} changes of volume {name} are not in its store yet", why=f"not within {seconds:g} s",
+                hint=f"The upload goes on. `engine volume inspect {name}` shows how far it is",
+            )  # fmt: skip
+        put({"status": "Uploaded", "id": name, "progressDetail": {}, "aux": {"Left": 0}})
+
+    return await send_messages(request, run)
+
+
 async def prune(request: web.Request) -> web.Response:
     """Remove those that nobody uses."""
     wanted = dict(filters(request))
@@ -87,4 +127,5 @@ ROUTES = [
     web.get("/volumes/{name}", inspect),
     web.put("/volumes/{name}", update),
     web.delete("/volumes/{name}", remove),
+    web.post("/engine/volumes/{name}/sync", sync),
 ]

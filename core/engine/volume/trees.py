@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -160,6 +161,21 @@ class Trees:
                 found.append(TreeStatus(state="degraded", reason=str(err), last_error=str(err)))
         return found
 
+    def descriptors(self, record: VolumeRecord) -> list[int]:
+        """Return what the monitor of a container on the volume is to hold open; the caller closes them.
+
+        Raises Unavailable if a helper has ended just now.
+        """
+        found: list[int] = []
+        try:
+            for tree in trees_in_use(record):
+                found += HelperClient(HelperPlace(tree.run)).descriptors()
+        except BaseException:
+            for descriptor in found:
+                os.close(descriptor)
+            raise
+        return found
+
     def barrier(self, record: VolumeRecord, seconds: float, progress: Progress | None = None) -> int:
         """Wait until what is changed now is in the store; return how many changes are left after so many seconds.
 
@@ -180,6 +196,10 @@ class Trees:
                     return left
                 if progress is not None:
                     progress(client.status(STATUS_SECONDS))
+            except DeadlineExceeded:
+                if remaining == 0.0 or progress is None:
+                    raise
+                progress(TreeStatus(state="loading"))  # not open yet
             except HelperGone as err:
                 deaths += 1
                 self._again(record, tree, deaths, err)

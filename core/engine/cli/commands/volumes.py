@@ -1,16 +1,19 @@
-"""volume create, ls, inspect, rm, prune."""
+"""volume create, ls, inspect, sync, rm, prune."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
 
 from engine.cli.base import argument, client_of, option
 from engine.cli.commands.lifecycle import Force, for_each, report_pruned
 from engine.cli.commands.listing import inspect_objects
+from engine.cli.commands.volume_keys import asked_twice, text_of
 from engine.cli.errors import Failure
 from engine.cli.parse.pairs import filters, labels, options
+from engine.cli.render.progress import Progress
 from engine.cli.render.table import write_rows
 from engine.cli.terminal import confirm
 
@@ -25,10 +28,11 @@ def create(
     opt: Annotated[Many, option("-o", "--opt", metavar="KEY=VALUE", help="Option of the driver")] = None,
     label: Annotated[Many, option("--label", metavar="KEY[=VALUE]", help="Label")] = None,
 ) -> None:
-    """Make a volume."""
-    body = {
-        "Name": name or "", "Driver": driver, "DriverOpts": options("--opt", opt or ()), "Labels": labels(label or ()),
-    }  # fmt: skip
+    """Make a volume. With `-o prompt=true` its passphrase is asked for."""
+    given = options("--opt", opt or ())
+    body: dict[str, Any] = {"Name": name or "", "Driver": driver, "DriverOpts": given, "Labels": labels(label or ())}
+    if given.get("prompt", "").lower() in ("true", "1", "yes", "on"):
+        body["Key"] = text_of(asked_twice(name or ""))
     print(client_of(ctx).post("/volumes/create", body=body)["Name"])
 
 
@@ -63,10 +67,28 @@ def inspect(
     return inspect_objects(client_of(ctx), names, ["volume"], format)
 
 
+def sync(
+    ctx: typer.Context,
+    volumes: Annotated[list[str], argument("VOLUME...")],
+    timeout: Annotated[int, option("-t", "--timeout", metavar="SECONDS", help="Wait at most so long")] = 3600,
+    quiet: Annotated[bool, option("-q", "--quiet", help="No progress")] = False,
+) -> int:
+    """Wait until what is changed now is in the volumes' stores."""
+    client = client_of(ctx)
+
+    def wait(name: str) -> None:
+        response = client.send("POST", f"/engine/volumes/{name}/sync", {"timeout": timeout})
+        Progress(sys.stderr, quiet=quiet).show(response.json_lines())
+
+    return for_each(volumes, wait)
+
+
 def rm(
     ctx: typer.Context,
     volumes: Annotated[list[str], argument("VOLUME...")],
-    force: Annotated[bool, option("-f", "--force", help="One that is gone is no error")] = False,
+    force: Annotated[
+        bool, option("-f", "--force", help="Also with changes that are not uploaded; one that is gone is no error")
+    ] = False,
 ) -> int:
     """Remove volumes and their data."""
     client = client_of(ctx)
