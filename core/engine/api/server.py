@@ -64,7 +64,8 @@ def build_app(services: Services) -> web.Application:
     app[WORKERS] = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
     app[_SILENT] = {}
     app[ACTIVITY] = Activity()
-    for part in (system, containers, execs, images, networks, volumes, ports, nodes, extensions, volume_work, volume_keys, secrets):
+    ours = (extensions, nodes, ports, volume_work, volume_keys)
+    for part in (system, containers, execs, images, networks, volumes, secrets, *ours):
         app.add_routes(part.ROUTES)
     app.router.register_resource(VersionPrefix(app.router))
     app.on_cleanup.append(_end_workers)

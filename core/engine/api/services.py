@@ -32,8 +32,8 @@ from engine.secrets.store import Secret
 from engine.spec.plugin import Event
 from engine.spec.resource import Key, Plan
 from engine.spec.trees import TreeStatus
-from engine.volume.jobs.record import JobRecord
 from engine.volume.encryption import NewKey
+from engine.volume.jobs.record import JobRecord
 from engine.volume.record import VolumeRecord
 from engine.volume.snapshots import Snapshot
 

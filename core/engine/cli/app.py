@@ -73,7 +73,8 @@ _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...]
     ("volume", "Volumes", (
         ("create", volumes.create), ("ls", volumes.ls), ("inspect", volumes.inspect), ("rm", volumes.rm),
         ("prune", volumes.prune), ("sync", volumes.sync), ("unlock", volume_keys.unlock), ("lock", volume_keys.lock),
-        ("keys", volume_keys.keys), ("rekey", volume_keys.rekey), *((f.__name__.rstrip("_").replace("_", "-"), f) for f in _VOLUME_WORK),
+        ("keys", volume_keys.keys), ("rekey", volume_keys.rekey),
+        *((f.__name__.rstrip("_").replace("_", "-"), f) for f in _VOLUME_WORK),
     )),
     ("node", "The hosts of the cluster", (
         ("ls", nodes.ls), ("inspect", nodes.inspect), ("rm", nodes.rm), ("token", nodes.token), ("join", nodes.join),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import ExitStack
 
@@ -220,6 +220,16 @@ class Lifecycle:
                 self._remove(container)
             elif state.status == "restarting" or (not was_running and self._restarts.at_boot(container)):
                 threading.Thread(target=self._start_again, args=(container,), name="restart", daemon=True).start()
+
+    def start_waiting(self, ids: Collection[str]) -> list[str]:
+        """Start, of these, the containers whose restart policy wants them to run and whose last start failed.
+
+        It is done in the background; their names are returned.
+        """
+        waiting = [c for c in self._store.all() if c.id in ids and c.state.error and self._restarts.at_boot(c)]
+        for container in waiting:
+            threading.Thread(target=self._start_again, args=(container,), name="restart", daemon=True).start()
+        return [container.name for container in waiting]
 
     def close(self) -> None:
         """Stop watching; the containers go on."""

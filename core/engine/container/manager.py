@@ -524,6 +524,10 @@ class ContainerManager:
             self._finish_connections(self._store.get(id))
         self._lifecycle.resume(living)
 
+    def start_waiting(self, ids: Collection[str]) -> builtins.list[str]:
+        """Start those that should have started by themselves and could not; see `Lifecycle.start_waiting`."""
+        return self._lifecycle.start_waiting(ids)
+
     def _finish_connections(self, container: Container) -> None:
         """Undo a connect and complete a disconnect that were interrupted between the network and the container."""
         attached = {a.network for a in self._networks.attachments(container.id)}

@@ -228,6 +228,14 @@ class VolumeManager:
         except Locked as err:
             raise self.encryption.named(self.get(name), err) from err
 
+    def descriptors(self, name: str) -> builtins.list[int]:
+        """Return what the monitor of a container on a mounted volume holds open as long as the container lives.
+
+        So reads of files that are not local yet wait, whatever else is killed. The caller closes them. Raises NotFound,
+        and Unavailable if a helper of the volume has ended just now.
+        """
+        return self._trees.descriptors(self._store.get(name))
+
     def unmount(self, name: str, user: str) -> None:
         """End a user's mount. See `Mounting.unmount`."""
         self._mounting.unmount(name, user)

@@ -74,6 +74,7 @@ def ps(
 
 
 _KINDS = {
+    "secret": "/secrets/{}",
     "container": "/containers/{}/json", "image": "/images/{}/json", "network": "/networks/{}",
     "volume": "/volumes/{}",
 }  # fmt: skip
