@@ -137,6 +137,11 @@ class Mounting:
         if subpath.startswith("/") or ".." in subpath.split("/"):
             raise InvalidParameter(f"subpath {subpath!r} is not a relative path inside the volume")
         with self._store.locked(name) as before:
+            if before.held not in ("", user):
+                raise Conflict(
+                    f"volume {name} cannot be mounted now", why=f"{before.held} works on it",
+                    hint=f"Wait for it, see: engine volume jobs {name}", details={"held": before.held},
+                )  # fmt: skip
             record = self._begin(before, user, subpath)
         if trees_in_use(record):
             record = self._show(record, user)

@@ -295,14 +295,18 @@ class JobManager:
         return self._unpause(record.with_(error=error))
 
     def _unpause(self, record: JobRecord) -> JobRecord:
+        """Let containers go on, and write that down."""
+        self._thaw(record)
+        record = record.with_(paused=())
+        self._write(record)
+        return record
+
+    def _thaw(self, record: JobRecord) -> None:
         for id in record.paused:
             try:
                 self._containers.unpause(id)
             except (Conflict, NotFound) as err:  # it was removed, or thawed by hand
                 log.info("job %s: %s", record.id, err)
-        record = record.with_(paused=())
-        self._write(record)
-        return record
 
     def _conclude(self, record: JobRecord) -> JobRecord | None:
         """End a job whose process has ended; return it if it was started again."""
@@ -364,8 +368,7 @@ class JobManager:
 
     def _settle(self, record: JobRecord) -> None:
         """Give back what a job has, and write down how it ended."""
-        if record.paused:
-            record = self._unpause(record)
+        self._thaw(record)
         try:
             self._volumes.unmount(record.name, record.user)
         except NotFound:
@@ -375,7 +378,7 @@ class JobManager:
         self._volumes.dereference(record.name, record.user)
         self._volumes.let_go(record.volume, record.user)
         with self._state.transaction():
-            self._write(record.with_(ended=_now()))
+            self._write(record.with_(ended=_now(), paused=()))
             self._state.release(record.id, _SPACE)
         self._place(record).remove()
         for old in [r for r in self._all() if r.volume == record.volume and r.state != "running"][:-_KEPT]:
