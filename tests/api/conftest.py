@@ -23,6 +23,7 @@ from engine.api.server import build_app, serve
 from engine.api.services import Instance, Services
 from engine.events import EventBus
 from engine.plugins import Plugins
+from engine.secrets.store import SecretStore
 
 from .fakes import FakeContainers
 from .fakes_objects import FakeDoctor, FakeImages, FakeNetworks, FakeNodes, FakeVolumes
@@ -55,7 +56,7 @@ class Server:
         return Services(
             containers=self.containers, images=self.images, networks=self.networks, volumes=self.volumes,
             events=self.events, plugins=Plugins(), doctor=self.doctor,
-            nodes=FakeNodes(),
+            nodes=FakeNodes(), secrets=SecretStore(Path(self.hosts[0].removeprefix("unix://")).parent / "secrets"),
             instance=Instance("0123abcd", "/data", "/run", "crun", {"crun": "1.8.1"}, ("beware",)),
         )  # fmt: skip
 

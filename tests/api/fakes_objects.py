@@ -220,6 +220,8 @@ class FakeVolumes:
         driver: str,
         options: Mapping[str, str] | None,
         labels: Mapping[str, str] | None,
+        *,
+        key: bytes | None = None,
     ) -> VolumeRecord:
         name = name or "f" * 64
         record = VolumeRecord(
