@@ -1,11 +1,15 @@
 """The shipped drivers, through the same kit as everybody's."""
 
+import tempfile
 from collections.abc import Mapping
 from typing import ClassVar
 
 from engine_sdk.testing.conformance_ipam import IpamConformance
 from engine_sdk.testing.conformance_network import NetworkConformance
 from engine_sdk.testing.conformance_volume import VolumeConformance
+
+_STORE = tempfile.TemporaryDirectory(prefix="engine-conformance-store-")
+"""Goes with this process."""
 
 
 class TestBridge(NetworkConformance):
@@ -48,6 +52,11 @@ class TestLocal(VolumeConformance):
 class TestLocalImage(VolumeConformance):
     driver_name = "local"
     driver_options: ClassVar[Mapping[str, str]] = {"size": "32m"}
+
+
+class TestRemote(VolumeConformance):
+    driver_name = "remote"
+    driver_options: ClassVar[Mapping[str, str]] = {"url": f"file://{_STORE.name}"}
 
 
 class TestLocalTmpfs(VolumeConformance):

@@ -25,6 +25,7 @@ from engine.runtime.conmon import move_to_cgroup
 from engine.spec.errors import ApplyFailed, EngineError, Unsupported
 from engine.spec.resource import Key, Resource
 from engine.spec.trees import SyncedTree
+from engine.tree import holder
 
 END_SECONDS = 5.0
 """For a helper that was told to end, and again for one that was killed."""
@@ -141,10 +142,13 @@ class TreeApplier:
                 pass  # it hangs or has just ended: both are seen below
             if not place.gone(END_SECONDS):
                 self._kill(place)
+        if not holder.end(place.directory, END_SECONDS):
+            raise ApplyFailed("the holder of a volume's files does not end", why=f"see {place.directory}")
         if place.directory.exists():
             shutil.rmtree(place.directory)
         if self._group:
             cgroup.remove(self._group_of(place))
+            cgroup.remove(self._group)  # after the last one
 
     def _kill(self, place: HelperPlace) -> None:
         pid = place.pid()

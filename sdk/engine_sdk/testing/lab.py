@@ -26,6 +26,7 @@ from engine_sdk import EngineError
 from engine_sdk.testing.checks import Check, Checks, NotDeclared, NotRun
 
 KINDS = ("network", "ipam", "volume", "storage")
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _GRACE = 15.0
 """Seconds that the lab has, beyond the check's own deadline, to start and to answer."""
 
@@ -145,12 +146,27 @@ def _in_fork(check: Check, subject: Any, deadline: float) -> Outcome:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(target, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        _end_orphans()
         _empty(directory)
     if answer is not None:
         return Outcome(**json.loads(answer))
     if status == -signal.SIGKILL:
         return Outcome("failed", f"gave no answer within {deadline:g} s")
     return Outcome("failed", f"the process ended with status {status}: the driver crashed it")
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what a check has started in a session of its own (helpers of volumes) and did not end."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_orphans() -> None:
+    while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        for orphan in children:
+            os.kill(int(orphan), signal.SIGKILL)
+            os.waitpid(int(orphan), 0)
 
 
 def _empty(directory: Path) -> None:
@@ -169,6 +185,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     checks = checks_of(given["kind"])
     subject = subject_of(given["kind"], given["driver"], given["options"])
+    _adopt_orphans()
     for line in sys.stdin:
         request = json.loads(line)
         outcome = _in_fork(checks[request["check"]], subject, request["deadline"])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine_sdk import Bind, Directory, EngineError, Image, Plan, Volume, VolumePlan
+from engine_sdk import Bind, Directory, EngineError, Image, Plan, SyncedTree, Volume, VolumePlan
 from engine_sdk.testing import volume_requests as requests
 from engine_sdk.testing.bench import collect, engine, fail_at_every_step, kill_at_step
 from engine_sdk.testing.checks import Checks, NotDeclared, explain
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _SETTLE_SECONDS = 3.0
 """A loop device is detached a moment after its last mount went."""
+
+
+_TREE_SECONDS = 20.0
+"""For the listing of a store with some files, and their content."""
 
 
 def add_kernel_checks(checks: Checks) -> None:
@@ -42,16 +46,30 @@ def add_kernel_checks(checks: Checks) -> None:
         failure_at_every_step_of_a_creation_leaves_nothing,
         leftovers_of_a_killed_engine_are_collected,
         a_restarted_engine_goes_on,
+        what_is_written_reaches_the_store,
     ):
         checks.kernel(body)
+
+
+def await_tree(tree: SyncedTree) -> None:
+    """Wait until containers may see a tree."""
+    from engine.helper.client import HelperClient
+    from engine.helper.place import HelperPlace
+
+    client = HelperClient(HelperPlace(tree.run))
+    end = time.monotonic() + _TREE_SECONDS
+    while (status := client.status()).state == "loading" and time.monotonic() < end:
+        time.sleep(0.02)
+    if status.state != "ready":
+        raise AssertionError(f"the tree {tree.path} is {status.state}: {status.reason or status.progress}")
 
 
 class VolumeBench:
     """One volume of the driver under test, on a private host."""
 
-    def __init__(self, subject: Subject, host: PrivateHost) -> None:
+    def __init__(self, subject: Subject, host: PrivateHost, number: int = 1) -> None:
         self.host = host
-        self.volume = requests.volume(subject, host.root)
+        self.volume = requests.volume(subject, host.root, number)
         self.planned = _as_applied(subject, self.volume)
         for directory in (self.volume.data, self.volume.run):
             Path(directory).mkdir(parents=True)
@@ -68,12 +86,16 @@ class VolumeBench:
 
     @property
     def mounts_something(self) -> bool:
-        """Whether the plan has resources that follow the use of the volume."""
-        return any(r.LIFE == "session" for r in self.planned.plan.resources)
+        """Whether the plan has mounts: they follow the use of the volume."""
+        return any(r.LIFE == "session" and hasattr(r, "target") for r in self.planned.plan.resources)
 
     def data_paths(self) -> list[Path]:
         """Return the paths of what the volume keeps."""
         return [Path(r.path) for r in self.planned.plan.resources if isinstance(r, Directory | Image)]
+
+    def trees(self) -> list[SyncedTree]:
+        """Return what the volume keeps in stores."""
+        return [r for r in self.planned.plan.resources if isinstance(r, SyncedTree)]
 
     def create(self, core: Reconciler) -> None:
         """Create the volume as the engine does: everything is made, and what follows the use is released."""
@@ -81,8 +103,10 @@ class VolumeBench:
         self.unmount(core)
 
     def mount(self, core: Reconciler) -> None:
-        """Bring the volume into use."""
+        """Bring the volume into use; what is kept in a store is waited for."""
         core.apply(self.owner, self.planned.plan)
+        for tree in self.trees():
+            await_tree(tree)
 
     def unmount(self, core: Reconciler) -> None:
         """End the volume's use. What could not be removed before is tried again."""
@@ -91,8 +115,10 @@ class VolumeBench:
         explain("could not be removed", core.remove(self.owner))
 
     def state(self) -> dict[str, frozenset[str]]:
-        """Return mounts, loop devices and files."""
-        return mount_state(self.host.root) | file_state(self.host.root)
+        """Return mounts, loop devices and files, but for the journals of helpers, which come and go with their work."""
+        journals = tuple(tree.journal for tree in self.trees())
+        files = {line for line in file_state(self.host.root)["files"] if not line.startswith(journals)}
+        return {**mount_state(self.host.root), "files": frozenset(files)}
 
     def session_state(self) -> dict[str, frozenset[str]]:
         """Return mounts, loop devices and what lies below the directory of mount points."""
@@ -316,3 +342,26 @@ def a_restarted_engine_goes_on(subject: Subject, host: PrivateHost) -> None:
     explain("a new engine changed what was right", changes(mounted, bench.state()))
     bench.unmount(new)
     explain("left by the new engine", bench.left(bench.session_state, before))
+
+
+def what_is_written_reaches_the_store(subject: Subject, host: PrivateHost) -> None:
+    """What a container wrote is in the store after a barrier: another volume on the same store has it."""
+    from engine.helper.client import HelperClient
+    from engine.helper.place import HelperPlace
+
+    bench, core = VolumeBench(subject, host), engine(host)
+    trees = bench.trees()
+    if not trees:
+        raise NotDeclared("driver does not declare a store with these options")
+    bench.create(core)
+    bench.mount(core)
+    (bench.path / "directory").mkdir(exist_ok=True)
+    (bench.path / "directory" / "written").write_text(content := f"content {time.time_ns()}")
+    left = sum(HelperClient(HelperPlace(tree.run)).barrier(_TREE_SECONDS) for tree in trees)
+    explain("not in the store after a barrier", [f"{left} changes"] if left else [])
+    bench.unmount(core)
+    other = VolumeBench(subject, host, number=2)
+    other.create(core)
+    other.mount(core)
+    if (other.path / "directory" / "written").read_text() != content:
+        raise AssertionError("another volume on the same store has another content")
