@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -259,6 +260,18 @@ class Environment:
             if source is not None:
                 self._volumes.populate(mount.source, source)
         return str(path)
+
+    def descriptors(self, container: Container, undo: ExitStack) -> list[int]:
+        """Return what the monitor of a container holds open as long as it lives: what its volumes ask for.
+
+        `undo` closes our own copies.
+        """
+        found = []
+        for name in sorted(_volumes(container)):
+            for descriptor in self._volumes.descriptors(name):
+                undo.callback(os.close, descriptor)
+                found.append(descriptor)
+        return found
 
     def mount_source(self, mount: MountPoint) -> str:
         """Return the host path that a mount shows, for inspect."""

@@ -84,7 +84,7 @@ class Lifecycle:
         self._conmon.warm_up()
         bundle = self._conmon.bundle(container.id)
         before = container.state.model_copy()
-        with ExitStack() as undo:
+        with ExitStack() as copies, ExitStack() as undo:
             config = self._environment.prepare(container, undo)
             pid = self._conmon.create(
                 bundle,
@@ -93,6 +93,7 @@ class Lifecycle:
                 open_stdin=container.config.open_stdin,
                 stdin_once=container.config.stdin_once,
                 log_path=self._environment.log_path(container),
+                pass_fds=self._environment.descriptors(container, copies),
             )
             undo.callback(self._conmon.delete, bundle, force=True)
             self.attachments.connect(container)

@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,9 @@ class TreeLike(Protocol):
 
     def status(self) -> TreeStatus:
         """Return the state; also while `open` runs."""
+
+    def descriptors(self) -> Sequence[int]:
+        """Return what is to be held open as long as a container runs on the tree."""
 
     def barrier(self, deadline: float) -> int:
         """Upload what is changed now; return how many changes are left after `deadline` seconds."""
@@ -187,17 +190,30 @@ class Session:
         with connection, contextlib.suppress(ConnectionError), connection.makefile("rb") as lines:
             for line in lines:
                 request: dict[str, Any] = {}
+                descriptors: Sequence[int] = ()
                 try:
                     request = json.loads(line)
-                    answer = self.answer(request)
+                    if request.get("op") == "descriptors":
+                        descriptors = self._when_open(float(request.get("deadline", 0.0))).descriptors()
+                        answer: dict[str, Any] = {"descriptors": len(descriptors)}
+                    else:
+                        answer = self.answer(request)
                 except EngineError as err:
                     answer = {"error": error_json(err)}
                 except Exception as err:
                     log.exception("a request failed: %r", line[:200])
                     answer = {"error": error_json(Internal("the helper failed", why=repr(err)))}
-                connection.sendall(json.dumps(answer).encode() + b"\n")
+                _send(connection, json.dumps(answer).encode() + b"\n", descriptors)
                 if request.get("op") == "stop":
                     self.ended.set()  # only now: the answer would not have been sent
+
+
+def _send(connection: socket.socket, line: bytes, descriptors: Sequence[int]) -> None:
+    """Send an answer; with its first byte, descriptors (unix(7), SCM_RIGHTS)."""
+    if descriptors:
+        socket.send_fds(connection, [line[:1]], list(descriptors))
+        line = line[1:]
+    connection.sendall(line)
 
 
 def serve(lock: int, listener: int, config_fd: int, make_tree: MakeTree) -> int:

@@ -94,45 +94,59 @@ class Evictor:
         if not self._confirmed(local):
             return 0
         try:
-            fd = self._quiet.open(local.path, os.O_RDWR)
+            fd = self._quiet.open(local.path)
         except FileNotFoundError:
             return 0
         try:
             handle = handle_of(fd)
             if not self._hydrator.hold(handle):
                 return 0
-            try:
-                return self._evict(fd, local)
-            finally:
-                self._hydrator.let_go(handle)
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        try:
+            try:
+                content = self._close_off(fd, local)
+            finally:
+                os.close(fd)
+            return self._write_lease(handle, local, content) if content else 0
+        finally:
+            self._hydrator.let_go(handle)
 
     def _confirmed(self, local: Local) -> bool:
         """Ask the store: what the journal says may be long ago."""
         facts = self._site.store.head(local.path)
         return facts is not None and facts.size == local.signature.size and version_of(facts) == local.version
 
-    def _evict(self, fd: int, local: Local) -> int:
+    def _close_off(self, fd: int, local: Local) -> Content | None:
+        """Mark a file that can be evicted and is not in use: from now on whoever opens it waits.
+
+        The descriptor is not for writing: that would stop a program from being executed (ETXTBSY).
+        """
         facts = os.fstat(fd)
         if facts.st_blocks == 0 or facts.st_nlink != 1 or signature(fd) != local.signature:
-            return 0
+            return None
         found = contents.read(fd)
         if found is not None and not self._fills.present(found):
-            return 0
+            return None
         content = self._known(fd, local, facts)
         self._group.mark(fd)
-        try:
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        except OSError as err:
+        if not _lease(fd):
             self._group.unmark(fd)
-            if err.errno == errno.EAGAIN:  # open or mapped
-                return 0
-            raise
+            return None
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return content
+
+    def _write_lease(self, handle: bytes, local: Local, content: Content) -> int:
+        """Give the content up, under a lease: truncate(2) needs no descriptor."""
+        fd = self._quiet.open_handle(handle, os.O_RDWR)
         try:
-            return self._give_up(fd, local, content, facts)
+            if not _lease(fd):
+                self._group.unmark(fd)
+                return 0
+            return self._give_up(fd, local, content)
         finally:
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            os.close(fd)  # and the lease with it
 
     def _known(self, fd: int, local: Local, facts: os.stat_result) -> Content:
         """Return what the file will be, and have it say before it is marked that its content is here."""
@@ -144,7 +158,8 @@ class Evictor:
         self._site.settle(local.path, local.signature, signature(fd), hydrated=True)
         return content
 
-    def _give_up(self, fd: int, local: Local, content: Content, facts: os.stat_result) -> int:
+    def _give_up(self, fd: int, local: Local, content: Content) -> int:
+        facts = os.fstat(fd)
         before = signature(fd)
         if before[:3] != local.signature[:3]:  # written meanwhile; a new change time is our own
             self._group.unmark(fd)
@@ -158,3 +173,14 @@ class Evictor:
         contents.write(fd, replace(content, where="remote", boot=""))
         self._site.settle(local.path, before, signature(fd), hydrated=False)
         return facts.st_blocks * 512
+
+
+def _lease(fd: int) -> bool:
+    """Take a lease for writing; False while somebody else has the file open or mapped."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as err:
+        if err.errno != errno.EAGAIN:
+            raise
+        return False
+    return True

@@ -15,7 +15,7 @@ from engine.spec.errors import Conflict, NotFound
 from engine.spec.storage import ShortRead, Store
 from engine.tree import content as contents
 from engine.tree.content import CHUNK, UnknownContent, boot_id
-from engine.tree.fills import Fills, now
+from engine.tree.fills import now
 from engine.tree.hydration import Signature
 from engine.tree.listing import version_of
 
@@ -25,12 +25,11 @@ Range = tuple[int, int]
 class Filling:
     """The work on one file (a descriptor on the quiet mount): `begin`, then `fetch` for each range, then `finish`."""
 
-    def __init__(self, fd: int, store: Store, fills: Fills) -> None:
+    def __init__(self, fd: int, store: Store) -> None:
         self.fd = fd
         self.ranges: list[Range] = []
         """What is to be fetched."""
         self._store = store
-        self._fills = fills
         self._there: set[int] = set()
         self._holes = False
 
@@ -39,8 +38,8 @@ class Filling:
         """The object's."""
         return self.content.key
 
-    def begin(self) -> bool:
-        """Look at the file; False if all of its content is here. Raises UnknownContent, OSError."""
+    def begin(self) -> None:
+        """Look at the file, which is not here, and find what is to be fetched. Raises UnknownContent, OSError."""
         found = contents.read(self.fd)
         facts = os.fstat(self.fd)
         if found is None:
@@ -48,14 +47,12 @@ class Filling:
         if not stat.S_ISREG(facts.st_mode) or found.inode != facts.st_ino:
             raise UnknownContent("its attribute is of another file")
         self.content = found
-        if self._fills.present(found):
-            return False
         if found.where == "filled" and (facts.st_mtime_ns, facts.st_size) != (found.mtime, found.size):
             # Fetched, then changed here, and the machine ended before all was on the disk: what a program has written
             # to the disk stays; where nothing ever came to the disk is a hole.
             self._holes = True
             self.ranges = _holes(self.fd, min(facts.st_size, found.size))
-            return True
+            return
         if not found.begun:
             found = replace(found, begun=True, mtime=facts.st_mtime_ns, ctime=facts.st_ctime_ns)
         self.content = replace(found, where="remote", chunks=found.chunks if found.where == "remote" else b"")
@@ -64,7 +61,6 @@ class Filling:
             os.ftruncate(self.fd, self.content.size)
         self.ranges = self.content.missing()
         self._there = set(range(0, self.content.size, CHUNK)) - {start for start, _ in self.ranges}
-        return True
 
     def fetch(self, part: Range) -> None:
         """Fetch a range into the file. Raises OSError, and EngineError: ShortRead, NotFound, Unavailable."""

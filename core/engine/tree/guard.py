@@ -11,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from engine.tree import holder
 from engine.tree.fanotify import Group, handle_of
 from engine.tree.hydrate import Hydrator
 from engine.tree.keeping import Keeping
@@ -28,7 +29,7 @@ class Guard:
     def __init__(self, group: Group, hydrator: Hydrator, run: Path) -> None:
         self._group = group
         self._hydrator = hydrator
-        self._keeping = Keeping(run / "holder.lock", group)
+        self._keeping = Keeping(run / holder.LOCK, group)
         self._table = Outstanding(run / "outstanding")
         self._wake, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._earlier = threading.Semaphore(0)
@@ -80,6 +81,8 @@ class Guard:
             self._tick()
 
     def _release_earlier(self, number: int, error: int) -> None:
+        if self._ending:
+            return
         self._group.answer(number, error)
         self._table.remove(number)
         self._earlier.release()
@@ -97,20 +100,19 @@ class Guard:
             self._hydrator.demand(handle, partial(self._release, event.fd))
 
     def _release(self, number: int, error: int) -> None:
-        self._group.answer(number, error)
-        self._table.remove(number)  # before the number can be used again
+        if not self._ending:
+            self._group.answer(number, error)
+            self._table.remove(number)  # before the number can be used again
         os.close(number)
 
-    def close(self, *, end: bool) -> None:
-        """Stop reading; with `end`, the holder ends, too, and with it the group if no container holds it.
-
-        To be called after the hydrator's `close`: nobody waits any more but those whose events were not read.
-        """
+    def stop(self) -> None:
+        """Stop reading and answering: who waits or comes now waits for the next helper. The holder goes on."""
         self._ending = True
         os.write(self._ring, b"\0")
         self._thread.join(5)
-        if end:
-            self._keeping.end()
+
+    def close(self) -> None:
+        """Give everything up, after the hydrator's `close`."""
         self._table.close()
         os.close(self._wake)
         os.close(self._ring)

@@ -19,6 +19,7 @@ from functools import partial
 
 from engine.spec.errors import EngineError, NotFound, Unavailable
 from engine.spec.storage import ShortRead
+from engine.tree import content as contents
 from engine.tree.content import UnknownContent
 from engine.tree.fanotify import DENIABLE, Group
 from engine.tree.filling import Filling, Range
@@ -159,12 +160,12 @@ class Hydrator:
                 return
             job.started = True
         try:
-            job.fd = self._quiet.open_handle(job.handle, os.O_RDWR)
-            filling = Filling(job.fd, self._site.store, self._fills)
-            if not filling.begin():
-                self._group.unmark(job.fd)
+            if self._is_here(job.handle):
                 self._end(job)
                 return
+            job.fd = self._quiet.open_handle(job.handle, os.O_RDWR)
+            filling = Filling(job.fd, self._site.store)
+            filling.begin()
         except (UnknownContent, OSError) as err:
             self._end(job, err)
             return
@@ -172,6 +173,21 @@ class Hydrator:
             self.on_small(job.fd)
         job.todo.extend(filling.ranges)
         self._go_on(job, filling)
+
+    def _is_here(self, handle: bytes) -> bool:
+        """Whether a file needs nothing, and then no mark either.
+
+        It is not opened for writing: it may be executed just now (ETXTBSY), or is about to be.
+        """
+        fd = self._quiet.open_handle(handle, os.O_RDONLY)
+        try:
+            found = contents.read(fd)
+            if found is None or not self._fills.present(found):
+                return False
+            self._group.unmark(fd)
+            return True
+        finally:
+            os.close(fd)
 
     def _go_on(self, job: _Job, filling: Filling) -> None:
         """Ask for more ranges, or finish when all are there."""

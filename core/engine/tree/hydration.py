@@ -13,7 +13,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from engine.spec.storage import Store
 from engine.tree.attributes import Attributes
@@ -108,6 +108,9 @@ class Usage(NamedTuple):
 class Hydration(ABC):
     """How the content of files becomes local."""
 
+    whole: ClassVar[bool] = False
+    """All files are complete after `prepare`: it is also called with those that the journal has as placeholders."""
+
     @abstractmethod
     def start(self, site: Site) -> None:
         """Begin: once, before anything else. Raises EngineError if the host cannot do it."""
@@ -149,6 +152,13 @@ class Hydration(ABC):
 
         The tree asks before it reads a file to upload it, and when the journal knows nothing of it.
         """
+
+    def descriptors(self) -> Sequence[int]:
+        """Return descriptors that whoever runs a container on the tree holds open as long as that runs: none.
+
+        What they protect does not depend on the helper's life then.
+        """
+        return ()
 
     @abstractmethod
     def usage(self) -> Usage | None:

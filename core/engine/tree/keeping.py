@@ -1,4 +1,4 @@
-"""The helper's side of the holder: there is always one, and it ends with the volume."""
+"""The helper's side of the holder: there is always one. It goes on when the helper ends."""
 
 from __future__ import annotations
 
@@ -47,11 +47,3 @@ class Keeping:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{self._child.pid}\n".encode(), 0)
         log.info("the holder of the volume's group is process %d", self._child.pid)
-
-    def end(self) -> None:
-        """Tell the holder to end: its lock file goes, which it notices within a second."""
-        self._lock.unlink(missing_ok=True)
-        if self._child is not None:
-            self._child.terminate()
-            self._child.wait(5)
-            self._child = None

@@ -8,10 +8,11 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from engine.spec.errors import ApplyFailed, EngineError, Unavailable
+from engine.spec.errors import ApplyFailed, EngineError, Unavailable, Unsupported
 from engine.tree import content as contents
 from engine.tree import placeholders, selftest
 from engine.tree.ahead import Ahead
@@ -28,6 +29,7 @@ from engine.tree.quiet import QuietMount
 log = logging.getLogger(__name__)
 
 _PAUSE = 0.02
+_CLOSE = 5.0
 _EVERY = 5.0
 """Seconds between two looks at what the disk and the budget need, and two writes of what was filled to the disk."""
 
@@ -44,30 +46,49 @@ class OnDemandHydration(Hydration):
         self._budget = budget
         self._patience = patience
         self._ending = threading.Event()
+        self._undo = ExitStack()
         self._local = 0
 
     def start(self, site: Site) -> None:
         """Take over or make the group, mark what is not here, and serve whoever waits. Raises Unsupported."""
-        selftest.check(site.staging)
         self._site = site
-        self._quiet = QuietMount(str(site.root))
+        try:
+            self._take_group(site)
+            self._start(site)
+        except OSError as err:
+            raise Unsupported("files cannot be fetched on demand here", why=str(err)) from err
+
+    def _take_group(self, site: Site) -> None:
         root = os.open(site.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._group, taken_over = Group.of(root)
         finally:
             os.close(root)
-        log.info("the group of %s was %s", site.root, "taken over" if taken_over else "made")
+        self._undo.callback(self._group.close)
+        if taken_over:  # it works, then, and somebody may be waiting
+            log.info("the group of %s was taken over", site.root)
+        else:
+            selftest.check(site.staging)
+
+    def _start(self, site: Site) -> None:
+        self._quiet = QuietMount(str(site.root))
+        self._undo.callback(self._quiet.close)
         self._group.ignore_mount(self._quiet.root)
         self._fills = Fills(self._record, self._quiet.root)
+        self._undo.callback(self._sync)
         self._hydrator = Hydrator(self._group, self._quiet, self._fills, site, patience=self._patience)
         self._evictor = Evictor(self._group, self._quiet, self._hydrator, self._fills, site, self._budget)
         self._hydrator.on_small = Ahead(self._hydrator, self._quiet).near
         self._hydrator.on_full = lambda needed: self._evictor.make_room(needed) >= needed
         self._guard = Guard(self._group, self._hydrator, self._run)
+        self._undo.callback(self._guard.close)
+        self._undo.callback(self._hydrator.close, _CLOSE)
         _, self._local = placeholders.mark_all(self._group, self._quiet, self._fills)
+        self._undo.callback(self._guard.stop)
         self._guard.start()
-        self._upkeep = threading.Thread(target=self._keep_up, name="evict", daemon=True)
-        self._upkeep.start()
+        upkeep = threading.Thread(target=self._keep_up, name="evict", daemon=True)
+        upkeep.start()
+        self._undo.callback(upkeep.join, _CLOSE)
 
     def prepare(self, entries: Sequence[Entry]) -> None:
         """Make placeholders of these files."""
@@ -100,7 +121,7 @@ class OnDemandHydration(Hydration):
 
     def moved(self, path: str, version: str) -> None:
         """Have a file's attribute name the object that it is in now. Raises Unavailable while it is being fetched."""
-        fd = self._quiet.open(path, os.O_RDWR)
+        fd = self._quiet.open(path)
         try:
             handle = handle_of(fd)
             end = time.monotonic() + self._patience
@@ -143,19 +164,20 @@ class OnDemandHydration(Hydration):
         """Return how many bytes are held here; files that programs write are counted when a helper starts."""
         return Usage(max(0, self._local + self._hydrator.filled_bytes - self._evictor.evicted_bytes))
 
-    def group(self) -> int:
-        """Return the descriptor of the group, which whoever runs a container on the tree is to hold open."""
-        return self._group.fd
+    def descriptors(self) -> Sequence[int]:
+        """Return the group's descriptor: as long as anybody has it, nobody reads a file that is not here."""
+        return (self._group.fd,)
 
     def close(self) -> None:
-        """End: who still waits gets EIO. Nobody may see the tree any more."""
+        """End. The holder keeps the group: whoever opens a file that is not here waits for the next helper."""
         self._ending.set()
-        self._upkeep.join(30)
-        self._hydrator.close(5)
-        self._guard.close(end=True)
-        self._fills.sync()
-        self._group.close()
-        self._quiet.close()
+        self._undo.close()
+
+    def _sync(self) -> None:
+        try:
+            self._fills.sync()
+        except OSError as err:  # after a crash of the machine more is fetched again than has to be
+            log.warning("it cannot be written down what is on the disk: %s", err)
 
     def _keep_up(self) -> None:
         synced = -1
@@ -165,6 +187,6 @@ class OnDemandHydration(Hydration):
                     self._evictor.make_room(excess)
                 if synced != self._hydrator.filled_bytes:
                     synced = self._hydrator.filled_bytes
-                    self._fills.sync()
+                    self._sync()
             except (EngineError, OSError) as err:
                 log.error("upkeep: %s", err)

@@ -80,6 +80,9 @@ class FakeTree:
         pending = self._pending()
         return self.state.model_copy(update={"files": len(self._here()), "pending_files": len(pending)})
 
+    def descriptors(self) -> list[int]:
+        return []
+
     def barrier(self, deadline: float) -> int:
         end = time.monotonic() + deadline
         while self._said("stuck"):

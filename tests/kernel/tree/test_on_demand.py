@@ -18,7 +18,7 @@ from tests.kernel.tree.on_demand_site import MTIME, TestSite, content, fill_stor
 
 from engine.spec.errors import Unavailable, Unsupported
 from engine.tree import content as contents
-from engine.tree import selftest
+from engine.tree import holder, selftest
 from engine.tree.content import CHUNK
 from engine.tree.fills import Fills
 from engine.tree.on_demand import OnDemandHydration
@@ -111,6 +111,7 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
     made.open(patience=5)
     yield made
     made.hydration.close()
+    assert holder.end(made.site.run)
 
 
 def test_placeholders_look_like_the_files(volume: Volume) -> None:
@@ -154,7 +155,7 @@ def test_neighbours_come_along_and_big_files_do_not(volume: Volume) -> None:
 
 def test_hydrated_files_raise_no_events(volume: Volume) -> None:
     digest(volume.path("big"))
-    info = Path(f"/proc/self/fdinfo/{volume.hydration.group()}").read_text()
+    info = Path(f"/proc/self/fdinfo/{volume.hydration.descriptors()[0]}").read_text()
     assert f"fanotify ino:{volume.path('big').stat().st_ino:x} " not in info
     assert f"fanotify ino:{volume.path('small').stat().st_ino:x} " in info
 
@@ -370,6 +371,7 @@ def test_the_disk_is_full(tmp_path: Path) -> None:
                 assert digest(site.root / name) == hashlib.md5(data).hexdigest()
         finally:
             hydration.close()
+            assert holder.end(site.run)
     finally:
         subprocess.run(["umount", disk], check=True, timeout=20)
 
