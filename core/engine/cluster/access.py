@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -34,7 +35,14 @@ def open_cluster(options: ClusterOptions, node_id: str, version: str, memory: Me
             raise InvalidParameter(f"the file of peers has node {name} at {own}, and --advertise says {advertise}")
         store = StaticStore(partition, data / "networks.json")
     spec = NetworkDriver.SPEC
-    node = Node(name=name, id=node_id, address=_address(advertise), spec=(spec.major, spec.minor), version=version)
+    node = Node(
+        name=name,
+        id=node_id,
+        address=_address(advertise),
+        spec=(spec.major, spec.minor),
+        version=version,
+        joined=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     settings = Settings(grace=options.grace, ready=options.ready, wait=options.wait, memory=memory, partition=partition)
     return Cluster(store, node, settings)
 

@@ -64,7 +64,7 @@ class Membership:
         self._store = store
         self._node = node
         self._memory = memory
-        self._grace, self._ready = grace, ready
+        self._grace, self._ready = grace, min(ready, max(1, grace // 2))  # first down, then gone
         self._changed = changed
         self._guard = threading.RLock()
         self._registered = False
@@ -222,6 +222,8 @@ class Membership:
                 f"the address {node.address} belongs to node {other} of the cluster",
                 hint="Give this host's own address with --advertise", details={"node": other, "address": node.address},
             )  # fmt: skip
+        if former:
+            node = node.model_copy(update={"joined": former.joined})
         if not self._ready_lease:
             self._ready_lease = self._store.grant(self._ready)
         operations: list[Operation] = [
