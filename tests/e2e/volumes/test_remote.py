@@ -41,10 +41,6 @@ class Bucket:
 
         return self._with_store(prefix, read)
 
-    def keys(self, prefix: str) -> list[str]:
-        """Return the names of objects that are files of the volume."""
-        return self._with_store(prefix, lambda store: sorted(s.key for s in store.list() if ".engine" not in s.key))
-
     def _with_store(self, prefix: str, use: Any) -> Any:
         def work() -> Any:
             stores = Stores(Plugins())
