@@ -450,16 +450,28 @@ class ContainerManager:
                 )
             if any(e.network == record.id for e in container.endpoints):
                 raise Conflict(f"container {container.name} is already connected to network {record.name}")
-            made = None
-            if container.state.running:
-                sandbox = Sandbox(self._networks.sandbox_path(container.id))
-                ports = self._unpublished(container, record)
-                known = self._environment.ref(container)
-                made = self._networks.attach(record.id, known, sandbox, endpoint_settings(endpoint), ports)
-            container.endpoints.append(endpoint)
+            former, joined = container.endpoints, [*container.endpoints, endpoint]
+            if not container.state.running:
+                self._save_endpoints(container, joined)
+                return
+            sandbox = Sandbox(self._networks.sandbox_path(container.id))
+            try:
+                made = self._networks.attach(
+                    record.id, self._environment.ref(container), sandbox, endpoint_settings(endpoint),
+                    self._unpublished(container, record), lambda: self._save_endpoints(container, joined),
+                )  # fmt: skip
+            except BaseException:
+                container.endpoints = former
+                raise
+            self._environment.connected(container, made)
+
+    def _save_endpoints(self, container: Container, endpoints: builtins.list[Endpoint]) -> None:
+        former, container.endpoints = container.endpoints, endpoints
+        try:
             self._store.save(container)
-            if made is not None:
-                self._environment.connected(container, made)
+        except BaseException:
+            container.endpoints = former
+            raise
 
     def _unpublished(self, container: Container, record: NetworkRecord) -> builtins.list[PortRequest]:
         """Return the ports that a new network of a running container is to publish: all, if no other one does."""
@@ -483,11 +495,20 @@ class ContainerManager:
                 raise Conflict(f"container {container.name} is not connected to network {record.name}")
             gone = [a for a in self._networks.attachments(container.id) if a.network == record.id]
             if container.state.running:
-                self._networks.detach(container.id, record.id)
-            container.endpoints = remaining
-            self._store.save(container)
+                self._detach(container, record, remaining)
+            else:
+                self._save_endpoints(container, remaining)
             for attachment in gone:
                 self._environment.disconnected(container, attachment)
+
+    def _detach(self, container: Container, record: NetworkRecord, remaining: builtins.list[Endpoint]) -> None:
+        former = container.endpoints
+        try:
+            self._networks.detach(container.id, record.id, also=lambda: self._save_endpoints(container, remaining))
+        except BaseException:
+            if any(a.network == record.id for a in self._networks.attachments(container.id)):
+                container.endpoints = former
+            raise
 
     # For other managers and the composition root
 

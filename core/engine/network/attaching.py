@@ -19,7 +19,7 @@ from engine.network.planner import Planner
 from engine.network.ports import Ports, targets_of
 from engine.network.replanning import Replanning
 from engine.network.spanning import Spanning
-from engine.network.store import NetworkStore
+from engine.network.store import NetworkStore, Write
 from engine.plugins import Plugins
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
@@ -104,14 +104,14 @@ class Attaching:
             self.detach(bare, namespace_gone=False)
             raise
 
-    def arrived(self, attachment: Attachment) -> Attachment:
+    def arrived(self, attachment: Attachment, also: Write | None = None) -> Attachment:
         """Note that all has been done for an endpoint that was arriving, and return it as it is now."""
         with self._store.lock(attachment.network):
             current = self._store.endpoint(attachment.id)
             if current is None:
                 raise Conflict(f"container {attachment.container.name} was taken off the network meanwhile")
             done = current.model_copy(update={"arriving": False})
-            self._store.put_endpoint(done)
+            self._store.put_endpoint(done, also)
             return done
 
     def _enter(
@@ -304,7 +304,7 @@ class Attaching:
         with self._store.lock(attachment.network):
             report_left(self._reconciler.remove(attachment.owner, namespace_gone=True))
 
-    def detach(self, attachment: Attachment, *, namespace_gone: bool) -> None:
+    def detach(self, attachment: Attachment, *, namespace_gone: bool, also: Write | None = None) -> None:
         """Take a container off a network. One that is off already is no error."""
         if namespace_gone:
             self.leasing.forget(attachment)
@@ -315,7 +315,7 @@ class Attaching:
             record = self._store.get(attachment.network)
             if {e.id for e in self._store.endpoints_of(record.id)} <= {attachment.id}:
                 left += self._reconciler.remove(record.owner)
-            self._store.delete_endpoint(attachment)
+            self._store.delete_endpoint(attachment, also)
             self._addresses.give_back(record, attachment.id)
             self.ports.release(attachment.ports, attachment.id)
             if record.scope == "global":

@@ -19,7 +19,7 @@ from engine.network.planner import Planner
 from engine.network.publishing import Publishing
 from engine.network.replanning import announce, elect
 from engine.network.spanning import Spanning
-from engine.network.store import NetworkStore
+from engine.network.store import NetworkStore, Write
 from engine.network.wayout import LOWEST_PRIORITY, WayOut
 from engine.plugins import Plugins
 from engine.reconcile import netns
@@ -286,14 +286,19 @@ class NetworkManager:
         sandbox: Sandbox,
         settings: EndpointSettings | None = None,
         ports: Sequence[PortRequest] = (),
+        also: Write | None = None,
     ) -> Attachment:
         """Attach a container to a network (`network connect`). On failure nothing is left, in the database or outside.
+
+        `also` writes the container in the transaction in which it is attached for good.
 
         Raises NotFound, Conflict (connected already; address, MAC or port taken), InvalidParameter, Unsupported
         (ports, addresses), Unavailable (pool full, parent absent), DriverFault, DeadlineExceeded, ApplyFailed.
         """
         record = self.get(network)
         held = {family_of(g) for e in self._store.of_container(container.id) for g in e.gateways}
+        if not self._way_out.publishes(record):
+            check_ports(record, self.caps(record), ports)
         here = ports if self.caps(record).ports else ()
         attachment = self._attaching.attach(
             record.id, container, sandbox, settings or EndpointSettings(), here, FAMILIES - held, arriving=True
@@ -305,7 +310,7 @@ class NetworkManager:
             if held:
                 self._attaching.replanning.reroute(container.id)
                 self.publishing.follow(container.id)
-            return self._attaching.arrived(attachment)
+            return self._attaching.arrived(attachment, also)
         except BaseException:
             self.detach(container.id, record.id)
             raise
@@ -374,10 +379,13 @@ class NetworkManager:
         """Return whether ports of a container on this network can be published, there or on its way out."""
         return self._way_out.publishes(record)
 
-    def detach(self, container_id: str, network: str, *, namespace_gone: bool = False) -> None:
+    def detach(
+        self, container_id: str, network: str, *, namespace_gone: bool = False, also: Write | None = None
+    ) -> None:
         """Take a container off a network. Raises NotFound if it is not on it.
 
-        With `namespace_gone`, its network namespace was dropped before: that is quicker.
+        With `namespace_gone`, its network namespace was dropped before: that is quicker. `also` writes the container in
+        the transaction in which it is taken off.
         """
         record = self.get(network)
         found = [e for e in self._store.of_container(container_id) if e.network == record.id]
@@ -385,7 +393,7 @@ class NetworkManager:
             raise NotFound(f"container {container_id[:12]} is not connected to network {record.name}")
         if not namespace_gone:
             self.publishing.follow(container_id, record.id)
-        self._detach(self._store.endpoint(found[0].id) or found[0], namespace_gone=namespace_gone)
+        self._detach(self._store.endpoint(found[0].id) or found[0], namespace_gone=namespace_gone, also=also)
         if not namespace_gone:
             if not record.is_gateway:
                 self._lead_out(found[0].container, Sandbox(Path(found[0].sandbox)))
@@ -405,8 +413,8 @@ class NetworkManager:
         for endpoint in endpoints:
             self._detach(endpoint, namespace_gone=not shared)
 
-    def _detach(self, endpoint: Attachment, *, namespace_gone: bool) -> None:
-        self._attaching.detach(endpoint, namespace_gone=namespace_gone)
+    def _detach(self, endpoint: Attachment, *, namespace_gone: bool, also: Write | None = None) -> None:
+        self._attaching.detach(endpoint, namespace_gone=namespace_gone, also=also)
         self._told(self.get(endpoint.network), endpoint, "disconnect")
 
     def serves_names(self, container_id: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 
 from engine.network.model import Attachment, NetworkRecord
 from engine.network.names import Names, NoNames
@@ -12,6 +13,8 @@ from engine.state import State
 
 NETWORK, ENDPOINT = "network", "endpoint"
 """Kinds of objects in the database."""
+Write = Callable[[], None]
+"""Writes what others keep about an endpoint, in the transaction in which it comes or goes."""
 
 
 class NetworkStore:
@@ -112,17 +115,22 @@ class NetworkStore:
         with self._guard:
             return list(self._by_container[container_id].values()) if container_id in self._by_container else []
 
-    def put_endpoint(self, endpoint: Attachment) -> None:
+    def put_endpoint(self, endpoint: Attachment, also: Write | None = None) -> None:
         """Write an endpoint."""
-        self._state.put(ENDPOINT, endpoint.id, endpoint.doc())
+        with self._state.transaction():
+            self._state.put(ENDPOINT, endpoint.id, endpoint.doc())
+            if also is not None:
+                also()
         with self._guard:
             self._index(endpoint)
 
-    def delete_endpoint(self, endpoint: Attachment) -> None:
+    def delete_endpoint(self, endpoint: Attachment, also: Write | None = None) -> None:
         """Forget an endpoint, and give back what it had claimed. One that is gone already is no error."""
         with self._state.transaction():
             self._state.delete(ENDPOINT, endpoint.id)
             self._state.release(endpoint.id)
+            if also is not None:
+                also()
         self.forget_endpoint(endpoint)
 
     def forget_endpoint(self, endpoint: Attachment) -> None:
