@@ -11,6 +11,7 @@ no namespace has a way to its links.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
-from tests.host import SECONDS, EngineHost, skip_unless_possible, until
+from tests.host import SECONDS, Done, EngineHost, skip_unless_possible, until
 
 GATEWAY, GATEWAY6 = "192.0.2.1", "2001:db8:2::1"
 WIRE = "wire"
@@ -157,6 +159,14 @@ class ClusterHost(EngineHost):
         """Start the daemon as a node of the cluster, and wait until it answers."""
         super().start_daemon("--advertise", self.address, "--node-name", self.node, *options)
 
+    def start_alone(self) -> None:
+        """Start the daemon without a cluster."""
+        options, self.daemon_options = self.daemon_options, []
+        try:
+            super().start_daemon()
+        finally:
+            self.daemon_options = options
+
     def cut(self) -> None:
         """Take its cable out."""
         self.wire.run("ip", "link", "set", self.port, "down")
@@ -197,6 +207,15 @@ class ClusterHost(EngineHost):
             "fdb": sorted(line for line in fdb if " dst " in line and not line.startswith("00:00:00:00:00:00")),
             "neighbours": sorted(line for line in neighbours if " dev br-" in line),
         }
+
+    def tunnels(self) -> list[str]:
+        """Return the names of the host's VXLAN links."""
+        return [line.split()[0] for line in self.run("ip", "-br", "link", "show", "type", "vxlan").stdout.splitlines()]
+
+    def inside(self, container: str, *argv: str, check: bool = True) -> Done:
+        """Run a program of the machine's in a container's network."""
+        id = self.engine("inspect", "-f", "{{.Id}}", container).stdout.strip()
+        return self.run("nsenter", f"--net={self.exec_root / 'netns' / id}", *argv, check=check)
 
     def ping(self, container: str, target: str, *options: str) -> bool:
         """Return whether a container gets an answer from an address or a name; at most 2 s."""
@@ -263,10 +282,55 @@ class TestCluster:
         done = self.members[0].control("get", "--prefix", "--keys-only", prefix)
         return sorted(filter(None, done.stdout.split()))
 
+    def values(self, prefix: str) -> list[dict[str, Any]]:
+        """Return the JSON documents of etcd below a prefix."""
+        done = self.members[0].control("get", "--prefix", "--print-value-only", prefix)
+        return [json.loads(line) for line in done.stdout.splitlines() if line]
+
+    def run_everywhere(self, network: str, *options: str, image: str = "busybox") -> None:
+        """Start a container on every host: `c1` on node1, `c2` on node2 ..."""
+        for host in self.hosts:
+            host.engine("run", "-d", "--name", f"c{host.number}", "--network", network, *options, image, "sleep", "1000")
+
+    def until_all_reach_all(self, target: str = "c{}", *options: str) -> None:
+        """Wait until the container of each host gets answers from those of all others."""
+        for host in self.hosts:
+            for other in self.hosts:
+                name = target.format(other.number)
+                until(lambda: host.ping(f"c{host.number}", name, *options), f"c{host.number} -> {name}")  # noqa: B023
+
+    def until_consistent(self) -> None:
+        """Wait until every host has entries for exactly the endpoints that etcd has on the others."""
+        until(lambda: not self.differences(), f"entries as etcd has them; {self.differences()}")
+
+    def differences(self) -> list[str]:
+        """Return where a host's forwarding entries and etcd's endpoints are not the same."""
+        endpoints = self.values("engine/1/endpoints/")
+        address = {node["name"]: node["address"] for node in self.values("engine/1/nodes/")}
+        found = []
+        for host in self.hosts:
+            in_use = {e["network"] for e in endpoints if e["node"] == host.node}
+            wanted = {
+                (e["mac"], address.get(e["node"])) for e in endpoints if e["network"] in in_use and e["node"] != host.node
+            }
+            seen = {(line.split()[0], line.split(" dst ")[1].split()[0]) for line in host.entries()["fdb"]}
+            found += [f"{host.node} lacks {entry}" for entry in wanted - seen]
+            found += [f"{host.node} has {entry}" for entry in seen - wanted]
+        return found
+
     def clear(self) -> None:
         """Remove all containers and networks."""
+        with ThreadPoolExecutor(len(self.hosts)) as pool:
+            list(pool.map(ClusterHost.clear, self.hosts))
+
+    def assert_nothing_left(self) -> None:
+        """Fail unless no host has an entry, a tunnel or a bridge of a network that spans hosts, and etcd no endpoint."""
+        nothing = {"fdb": [], "neighbours": []}
         for host in self.hosts:
-            host.clear()
+            until(lambda: host.entries() == nothing, f"no entries on {host.node}: {host.entries()}")  # noqa: B023
+            until(lambda: not host.tunnels(), f"no tunnels on {host.node}: {host.tunnels()}")  # noqa: B023
+        for what in ("endpoints", "claims", "networks"):
+            until(lambda: not self.keys(f"engine/1/{what}/"), f"no {what} in etcd")  # noqa: B023
 
 
 @contextlib.contextmanager
