@@ -15,6 +15,9 @@ from engine.storage.stores import StorePlan, Stores
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
+_DEADLINE = "deadline"
+"""The option of stores behind a network (`engine_sdk.storage.RemoteOptions`) for the time of one request."""
+
 
 class HelperConfig(Frozen):
     """The configuration of a helper or of a check. It has secrets: never log it, never write it to a disk."""
@@ -84,10 +87,15 @@ class HelperConfigs:
 
     def of_tree(self, tree: SyncedTree) -> HelperConfig:
         """Return the configuration of a tree's helper. Raises also what reading a secret raises."""
-        return self.of_store(tree.store).model_copy(update={"tree": tree})
+        return self.of_store(tree.store, tree.patience).model_copy(update={"tree": tree})
 
-    def of_store(self, store: StoreSpec) -> HelperConfig:
-        """Return the configuration of a check of the store."""
+    def of_store(self, store: StoreSpec, patience: float) -> HelperConfig:
+        """Return the configuration of a check of the store.
+
+        A request may take `patience` seconds, unless the operator gave the store a deadline.
+        """
+        if _DEADLINE in self.option_names(store) and _DEADLINE not in store.options:
+            store = store.model_copy(update={"options": {**store.options, _DEADLINE: f"{patience:g}"}})
         secrets: dict[str, str] = {}
         for part in self.plan(store).parts:
             values = self._secrets.of(part.options)

@@ -50,7 +50,7 @@ class StoreConfigs(Protocol):
     def option_names(self, store: StoreSpec) -> Sequence[str]:
         """Return the options that the drivers of a store's URL have."""
 
-    def of_store(self, store: StoreSpec) -> HelperConfig:
+    def of_store(self, store: StoreSpec, patience: float) -> HelperConfig:
         """Return the configuration of a check."""
 
 
@@ -95,7 +95,7 @@ class Trees:
                 raise InvalidParameter(f"unknown option {name!r}", driver=record.driver, hint=hint)
         for tree in trees:
             self._configs.plan(tree.store).require("writable")
-            check_store(self._configs.of_store(tree.store), tree.patience + CHECK_SECONDS)
+            check_store(self._configs.of_store(tree.store, tree.patience), tree.patience + CHECK_SECONDS)
 
     # Mounting
 

@@ -23,16 +23,20 @@ def test_the_configuration_is_sealed_and_has_the_secrets() -> None:
     secrets = Secrets(environ={"KEY": "access", "SECRET": "hunter2"})
     configs = HelperConfigs(Stores(Plugins()), secrets, host="here")
     options = {"access-key": "env:KEY", "secret-key": "env:SECRET"}
-    config = configs.of_store(StoreSpec(url="s3://bucket", options=options))
+    config = configs.of_store(StoreSpec(url="s3://bucket", options=options), 7)
+    assert config.store.options["deadline"] == "7"
+    given = StoreSpec(url="s3://bucket", options={**options, "deadline": "3"})
+    assert configs.of_store(given, 7).store == given
+    assert configs.of_store(StoreSpec(url="file:///srv"), 7).store.options == {}
     descriptor = config.sealed()
     with pytest.raises(PermissionError):
         os.write(descriptor, b"x")
     read = HelperConfig.read(descriptor)
     assert read == config
-    given = read.given_secrets()
-    assert (given.read("env:KEY"), given.read("env:SECRET")) == (b"access", b"hunter2")
+    handed = read.given_secrets()
+    assert (handed.read("env:KEY"), handed.read("env:SECRET")) == (b"access", b"hunter2")
     with pytest.raises(NotFound, match="not handed"):
-        given.read("env:PATH")
+        handed.read("env:PATH")
     assert "hunter2" not in repr(read.store)
     assert {"access-key", "endpoint-url", "deadline"} <= set(configs.option_names(StoreSpec(url="s3://bucket")))
 
