@@ -243,6 +243,11 @@ class Journal:
         found = self._all("SELECT min(path) FROM files WHERE ino = ? AND ino != 0 AND kind = 'file'", (ino,))
         return found[0][0] or ""
 
+    def unsaved_names(self, ino: int) -> list[str]:
+        """Return the names of a file under which it is still to be uploaded."""
+        where = "ino = ? AND ino != 0 AND kind = 'file' AND state IN ('dirty', 'uploading')"
+        return [r[0] for r in self._all(f"SELECT path FROM files WHERE {where}", (ino,))]
+
     def removals(self) -> list[Removal]:
         """Return the objects to be removed, in order."""
         query = "SELECT seq, path, version, ino, digest, sent FROM removals ORDER BY seq"
@@ -366,6 +371,34 @@ def mark_changed(database: Database, directories: Iterable[str]) -> None:
         "INSERT INTO directories VALUES (?, '', '', 1) ON CONFLICT (path) DO UPDATE SET changed = changed + 1",
         [(d,) for d in directories],
     )
+
+
+def update_removal(database: Database, path: str, version: str, digest: str) -> None:
+    """Note which object it is that has to be removed: an upload ended after the file was removed."""
+    database.execute("UPDATE removals SET version = ?, digest = ?, sent = '' WHERE path = ?", (version, digest, path))
+
+
+def end_removal(database: Database, removal: Removal) -> None:
+    """Note that an object is removed, unless the order was changed meanwhile."""
+    database.execute(
+        "DELETE FROM removals WHERE seq = ? AND version = ? AND sent = ?", (removal.seq, removal.version, removal.sent)
+    )
+    mark_changed(database, [parent_of(removal.path)])
+
+
+def begin_swap(database: Database, swap: Swap) -> None:
+    """Note that two files are about to change places."""
+    database.execute("INSERT OR REPLACE INTO swaps VALUES (?, ?, ?)", swap)
+
+
+def end_swap(database: Database, swap: Swap) -> None:
+    """Note that what came of it is known."""
+    database.execute("DELETE FROM swaps WHERE staged = ?", (swap.staged,))
+
+
+def note_conflict(database: Database, path: str) -> None:
+    """Note that a path is a conflict copy."""
+    database.execute("INSERT OR IGNORE INTO conflicts VALUES (?)", (path,))
 
 
 def write_note(database: Database, name: str, value: str) -> None:

@@ -41,12 +41,10 @@ class _Seen(NamedTuple):
 class Found(NamedTuple):
     """What a scan found."""
 
-    changed: int
-    """Paths that are new or differ."""
-    gone: int
-    """Paths that are not there any more."""
-    directories: int
-    """Directories that were looked at."""
+    files: tuple[str, ...]
+    """Files that are new or differ."""
+    others: int
+    """Directories and links that are new or differ, and paths that are gone."""
 
 
 class Scanner:
@@ -85,7 +83,8 @@ class Scanner:
             for path in gone:
                 self._parts.health.forget(path)
                 self._parts.hydration.forget(path)
-        return Found(len(seen), len(gone), len(done))
+        files = tuple(one.path for one in seen if one.kind == "file")
+        return Found(files, len(seen) - len(files) + len(gone))
 
     def _look(self, directory: str, seen: list[_Seen], gone: list[str], todo: list[str], deep: bool) -> None:
         with self._parts.root.directory(directory) as fd:
@@ -223,7 +222,7 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
     """Return the row of a file that is new or changed."""
     fresh = Row(one.path, "file", one.signature, one.links, "", "dirty", one.complete, "", "", one.attributes)
     if is_conflict_copy(one.path):
-        database.execute("INSERT OR IGNORE INTO conflicts VALUES (?)", (one.path,))
+        journal.note_conflict(database, one.path)
     if row is None:
         back = journal.take_removal(database, one.path)
         if back is None:

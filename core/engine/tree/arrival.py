@@ -1,0 +1,383 @@
+"""Brings into the tree what changed in the store while nobody looked: a listing against the journal.
+
+An object of another version than the journal has is fetched where the local file is unchanged; where it is changed, its
+upload finds the conflict. An object that is gone takes the local file with it if that is unchanged; a changed one is
+uploaded as a new one. Files in use are left alone, and nothing at all is removed when the store looks as if it had lost
+everything: another bucket, or a disk that is not mounted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from engine.spec.errors import InvalidParameter, NotFound
+from engine.tree import attributes, journal, sidecar
+from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Attributes
+from engine.tree.beneath import name_in, rename_new
+from engine.tree.hydration import Entry, Signature
+from engine.tree.journal import Database, DirectoryRow, Row
+from engine.tree.listing import Listing, Remote
+from engine.tree.names import sidecar_of, unnameable
+from engine.tree.parts import Parts
+from engine.tree.placing import Placer
+from engine.tree.sidecar import Document
+
+log = logging.getLogger(__name__)
+
+NOT_SHOWN = "objects that are no files here"
+"""Topic of notes on keys that cannot be paths."""
+UNREADABLE = "sidecars that cannot be read"
+LOST = "the store has lost what it had"
+_THREADS = 16
+
+
+class Arrival:
+    """One listing, and what follows from it."""
+
+    def __init__(self, parts: Parts, placer: Placer, found: Listing) -> None:
+        self._parts = parts
+        self._placer = placer
+        self._found = found
+        self._old = parts.journal.directories()
+        self._new: dict[str, tuple[DirectoryRow, Document]] = {}
+
+    def apply(self) -> None:
+        """Do all of it. Raises what the store raises, and OSError; it can be done again from the beginning then."""
+        health = self._parts.health
+        health.clear(NOT_SHOWN)
+        for key, why in self._found.problems.items():
+            health.note(NOT_SHOWN, key, why)
+        lost = self._lost()
+        health.trouble("lost", lost)
+        self._read_sidecars()
+        if not lost:
+            self._remove_files()
+        self._make_directories()
+        self._make_links()
+        self._fetch()
+        self._change_attributes()
+        self._finish_directories(remove=not lost)
+        self._change(self._note_sidecars)
+
+    def _note_sidecars(self, database: Database) -> None:
+        for row, _ in self._new.values():
+            journal.note_sidecar(database, row)
+
+    def _lost(self) -> str:
+        known = [r.path for r in self._parts.journal.rows("clean") if r.kind == "file" and r.version]
+        marker = self._old.get("")
+        gone = bool(marker and marker.version and "" not in self._found.sidecars)
+        if not known or not (gone or not self._found.files):
+            return ""
+        missing = sum(path not in self._found.files for path in known)
+        if not missing:
+            return ""
+        log.error("%s: %d of %d objects", LOST, missing, len(known))
+        return (
+            f"{missing} of {len(known)} objects are gone from the store, and so is its sidecar; nothing is removed. "
+            "Is it the right bucket, is its disk mounted? A file is stored again when it is changed (touch)"
+        )
+
+    # Sidecars
+
+    def _read_sidecars(self) -> None:
+        changed = [d for d, v in self._found.sidecars.items() if d not in self._old or self._old[d].version != v]
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="sidecars") as pool:
+            for directory, text in zip(changed, pool.map(self._get, changed), strict=True):
+                document: Document = sidecar.EMPTY
+                try:
+                    document = sidecar.parse(text) if text else sidecar.EMPTY
+                    self._parts.health.note(UNREADABLE, sidecar_of(directory), "")
+                except InvalidParameter as err:
+                    self._parts.health.note(UNREADABLE, sidecar_of(directory), err.why)
+                old = self._old.get(directory, DirectoryRow(directory, "", "", 0))
+                row = old._replace(
+                    version=self._found.sidecars[directory], document=text.decode(errors="replace"), changed=-1
+                )
+                self._new[directory] = (row, document)
+
+    def _get(self, directory: str) -> bytes:
+        try:
+            return self._parts.store.get(sidecar_of(directory))
+        except NotFound:  # removed since the listing
+            return b""
+
+    def _document(self, directory: str) -> Document:
+        """Return what the store says of a directory's files."""
+        return self._new[directory][1] if directory in self._new else self._known(directory)
+
+    def _known(self, directory: str) -> Document:
+        """Return what it said when it was last read or written here."""
+        old = self._old.get(directory)
+        try:
+            return sidecar.parse(old.document) if old and old.document else sidecar.EMPTY
+        except InvalidParameter:
+            return sidecar.EMPTY
+
+    def _entry(self, path: str, remote: Remote) -> Entry:
+        directory, _, name = path.rpartition("/")
+        found, digest = Attributes(), ""
+        try:
+            found, digest = sidecar.entry_of(self._document(directory), name, remote.version)
+        except InvalidParameter as err:
+            self._parts.health.note(UNREADABLE, path, err.why)
+        if found.kind != "file":
+            found, digest = Attributes(), ""
+        return Entry(
+            path, remote.size, remote.version, found._replace(mtime_ns=found.mtime_ns or remote.mtime_ns), digest
+        )
+
+    # Files
+
+    def _remove_files(self) -> None:
+        for row in list(self._parts.journal.rows("clean", "remote")):
+            if row.kind != "file" or row.path in self._found.files or not (row.version or row.state == "remote"):
+                continue
+            if row.state == "remote":
+                self._change(partial(journal.drop, paths=[row.path]))
+            elif self._placer.remove(row):
+                self._parts.hydration.forget(row.path)
+        gone = {r.path for r in self._parts.journal.pending() if r.version and r.path not in self._found.files}
+
+        def renew(database: Database) -> None:
+            for path in gone:
+                row = journal.get(database, path)
+                if row is not None and row.kind == "file":
+                    journal.put(database, [row._replace(version="", digest="", sent="", state="dirty")])
+
+        if gone:
+            self._change(renew)
+
+    def _fetch(self) -> None:
+        wanted: list[Entry] = []
+        links: list[Entry] = []
+        fresh: list[Row] = []
+        rows = {r.path: r for r in self._parts.journal.rows()}
+        removing = {r.path: r for r in self._parts.journal.removals()}
+        for path, remote in self._found.files.items():
+            row, removal = rows.get(path), removing.get(path)
+            if removal is not None:
+                if removal.version == remote.version or removal.sent:
+                    continue  # removed here: it will be there
+                self._parts.health.note("removed here, changed elsewhere", path, "the object is kept")
+                self._change(partial(journal.end_removal, removal=removal))
+            if row is not None and (row.kind != "file" or row.state not in ("clean", "remote")):
+                continue
+            here = row is not None and (row.hydrated or not self._parts.hydration.whole)
+            if here and row is not None and row.state == "clean" and row.version == remote.version:
+                continue
+            entry = self._entry(path, remote)
+            (links if entry.attributes.link and entry.digest else wanted).append(entry)
+            if row is None or row.state == "remote":
+                fresh.append(_expected(entry))
+        self._change(lambda database: journal.put(database, fresh))
+        self._parts.hydration.prepare(wanted)
+        self._placer.flush()
+        self._parts.hydration.prepare([entry for entry in links if not self._link(entry)])
+        self._placer.flush()
+
+    def _link(self, entry: Entry) -> bool:
+        """Make a file another name of one that is here, if the sidecars say that both are the same."""
+        first = self._parts.journal.row(entry.attributes.link)
+        if first is None or first.kind != "file" or first.state != "clean" or first.digest != entry.digest:
+            return False
+        staged = self._placer.staged("link")
+        with self._parts.root.place(first.path) as (fd, name):
+            facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if Signature.of(facts) != first.signature:
+                return False
+            os.link(name, staged, src_dir_fd=fd, follow_symlinks=False)
+        with self._parts.root.place(entry.path) as (fd, name):
+            if not rename_new(str(staged), fd, name):
+                staged.unlink()
+                return False
+            facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if Signature.of(facts)[:3] == first.signature[:3]:
+            both = first._replace(signature=Signature.of(facts), links=facts.st_nlink)
+            self._change(
+                lambda database: journal.put(database, [both, both._replace(path=entry.path, version=entry.version)])
+            )
+        return True
+
+    def _change_attributes(self) -> None:
+        """Give files that were not fetched what others changed: mode, owner, extended attributes."""
+        for directory in self._new:
+            then, now = (d.get("entries", {}) for d in (self._known(directory), self._document(directory)))
+            for path, row in self._parts.journal.children(directory).items():
+                name = path.rpartition("/")[2]
+                if row.kind != "file" or row.state != "clean" or name not in now or now[name] == then.get(name):
+                    continue
+                wanted = self._entry(path, Remote(row.signature.size, row.version, row.signature.mtime_ns)).attributes
+                ours = Attributes.parse(json.loads(row.attributes))
+                if wanted._replace(link="") != ours and (name not in then or ours == _plain(then[name])):
+                    self._set(row, wanted._replace(link=""))
+
+    def _set(self, row: Row, wanted: Attributes) -> None:
+        with self._parts.root.place(row.path) as (fd, name):
+            if Signature.of(os.stat(name, dir_fd=fd, follow_symlinks=False)) != row.signature:
+                return
+            attributes.apply(fd, name, wanted)
+            facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        changed = row._replace(signature=Signature.of(facts), attributes=_text(wanted))
+        self._change(lambda database: journal.put(database, [changed]))
+
+    # Directories and links
+
+    def _make_directories(self) -> None:
+        rows = []
+        for directory in sorted(self._found.directories()):
+            known = self._parts.journal.row(directory)
+            if known is not None and known.kind == "directory":
+                continue
+            if self._out_of_the_way(directory, known) and (row := self._make_directory(directory)):
+                rows.append(row)
+        self._change(lambda database: journal.put(database, rows))
+
+    def _make_directory(self, directory: str) -> Row | None:
+        with self._parts.root.place(directory) as (fd, name):
+            try:
+                os.mkdir(name, DEFAULT_DIRECTORY_MODE, dir_fd=fd)
+            except FileExistsError:
+                return None
+            facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            text = _text(attributes.read(name_in(fd, name), facts, "directory"))
+        return Row(directory, "directory", Signature.of(facts), 1, "", "clean", True, "", "", text)
+
+    def _out_of_the_way(self, path: str, row: Row | None) -> bool:
+        """Make a name free for a directory; a local file that has it is kept as a conflict copy."""
+        facts = self._parts.root.lstat(path)
+        if facts is None:
+            return True
+        if attributes.kind_of(facts.st_mode) == "directory":
+            return False
+        staged = self._placer.staged("in-the-way")
+        with self._parts.root.place(path) as (fd, name):
+            os.rename(name, staged, src_dir_fd=fd)
+            copy = self._placer.keep(staged, fd, path)
+
+        def change(database: Database) -> None:
+            journal.note_conflict(database, copy)
+            if row is not None:
+                journal.drop(database, [path])
+
+        self._change(change)
+        return True
+
+    def _make_links(self) -> None:
+        for directory in self._new:
+            then, now = (d.get("entries", {}) for d in (self._known(directory), self._document(directory)))
+            rows = self._parts.journal.children(directory)
+            for name in {**then, **now}:
+                path = f"{directory}/{name}" if directory else name
+                if "/" in name or unnameable(name) or then.get(name) == now.get(name):
+                    continue
+                if "symlink" in (_type(then.get(name)), _type(now.get(name))) and path not in self._found.files:
+                    self._make_link(path, rows.get(path), then.get(name), now.get(name))
+
+    def _make_link(self, path: str, row: Row | None, then: Any, now: Any) -> None:
+        """Make, change or remove a symbolic link, unless it was changed here."""
+        if row is not None and (row.kind != "symlink" or _plain(then) != Attributes.parse(json.loads(row.attributes))):
+            return
+        wanted = _plain(now) if _type(now) == "symlink" else None
+        staged = self._placer.staged("symlink")
+        with self._parts.root.place(path) as (fd, name):
+            if row is not None:
+                os.unlink(name, dir_fd=fd)
+                self._change(lambda database: journal.drop(database, [path]))
+            if wanted is None:
+                return
+            os.symlink(wanted.target, staged)
+            here = os.open(staged.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                attributes.apply(here, staged.name, wanted)
+            finally:
+                os.close(here)
+            if not rename_new(str(staged), fd, name):
+                staged.unlink()
+                return
+            signature = Signature.of(os.stat(name, dir_fd=fd, follow_symlinks=False))
+        made = Row(path, "symlink", signature, 1, "", "clean", True, "", "", _text(wanted))
+        self._change(lambda database: journal.put(database, [made]))
+
+    def _finish_directories(self, *, remove: bool) -> None:
+        """Give directories their attributes, last because all of the above changes their times; the deepest first."""
+        stored = self._found.directories()
+        for row in sorted(self._parts.journal.rows("clean"), key=lambda r: r.path, reverse=True):
+            if row.kind != "directory" or not row.path:
+                continue
+            old = self._old.get(row.path)
+            if row.path in stored:
+                self._finish(row)
+            elif remove and old is not None and old.version and not self._parts.journal.children(row.path):
+                self._remove_directory(row)
+        root = self._parts.journal.row("")
+        if root is not None:
+            self._finish(root)
+
+    def _finish(self, row: Row) -> None:
+        if row.path not in self._new:
+            return
+        then, now = (_plain(d.get("directory")) for d in (self._known(row.path), self._document(row.path)))
+        ours = Attributes.parse(json.loads(row.attributes))._replace(mtime_ns=0)
+        mine = "directory" not in self._known(row.path) or ours == then._replace(mtime_ns=0)
+        if now.kind != "directory" or not mine:
+            return
+        with self._parts.root.directory(row.path) as fd:
+            attributes.apply(fd, ".", now)
+            facts = os.fstat(fd)
+        changed = row._replace(signature=Signature.of(facts), attributes=_text(now))
+        self._change(lambda database: journal.put(database, [changed]))
+
+    def _remove_directory(self, row: Row) -> None:
+        try:
+            with self._parts.root.place(row.path) as (fd, name):
+                os.rmdir(name, dir_fd=fd)
+        except OSError as err:  # something is in it that the store does not have
+            log.info("%s is gone from the store and stays here: %s", row.path, err)
+            return
+
+        def change(database: Database) -> None:
+            journal.drop(database, [row.path])
+            database.execute("DELETE FROM directories WHERE path = ?", (row.path,))
+
+        self._change(change)
+
+    def _change(self, call: Callable[[Database], object]) -> None:
+        self._parts.journal.change(call)
+
+
+def _expected(entry: Entry) -> Row:
+    return Row(
+        entry.path,
+        "file",
+        journal.NEVER._replace(size=entry.size),
+        1,
+        entry.version,
+        "remote",
+        False,
+        entry.digest,
+        "",
+        "",
+    )
+
+
+def _type(entry: Any) -> str:
+    return str(entry.get("type", "file")) if isinstance(entry, Mapping) else ""
+
+
+def _plain(entry: Any) -> Attributes:
+    """Return an entry's attributes without what is not the file's own; the defaults if it has none."""
+    try:
+        return Attributes.parse(entry if isinstance(entry, Mapping) else {})._replace(link="")
+    except InvalidParameter:
+        return Attributes()
+
+
+def _text(found: Attributes) -> str:
+    return json.dumps(found.json(), separators=(",", ":"))

@@ -1,0 +1,338 @@
+"""Puts files into the tree while containers use it: whole, under their names, and never over something that is unsaved.
+
+A file is made in the staging directory and gets its name by rename(2). Where a file is to be replaced, the two names
+change places in one step (renameat2(2), RENAME_EXCHANGE), and only then is looked at what came out: if it is what the
+journal believed, it goes, and if a container was faster, it is kept as a conflict copy. The journal knows of the
+exchange before it happens, so that after a crash what lies in the staging directory is known for what it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from engine.spec.errors import Unavailable
+from engine.spec.storage import ShortRead
+from engine.spec.trees import TreeProgress
+from engine.tree import attributes, journal
+from engine.tree.attributes import Attributes
+from engine.tree.beneath import exchange, in_use, rename_new, take_out
+from engine.tree.hydration import Entry, Local, Signature
+from engine.tree.journal import Database, Row, Swap
+from engine.tree.listing import version_of
+from engine.tree.names import conflict_name
+from engine.tree.parts import Parts
+
+log = logging.getLogger(__name__)
+
+CHUNK = 8 << 20
+"""Bytes of one request for a large object."""
+TOGETHER = 256
+"""Rows of new files that are written to the journal together."""
+REFUSED = "attributes not set"
+"""Topic of notes on attributes that the local file system refused."""
+
+
+class Placer:
+    """Installs, replaces and removes local files; it is the `Site` of the tree's hydration."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.root = Path(parts.root.path)
+        self.staging = parts.staging
+        self.store = parts.store
+        self._numbers = count()
+        self._lock = threading.Lock()
+        self._new: list[Row] = []
+        self._digests: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Make the staging directory, finish what a crash left in it, and empty it. Raises OSError."""
+        self.staging.mkdir(mode=0o700, exist_ok=True)
+        for swap in self._parts.journal.swaps():
+            self._recover(swap)
+        for left in self.staging.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+    def staged(self, purpose: str) -> Path:
+        """Return a new name in the staging directory."""
+        return self.staging / f"{purpose}-{next(self._numbers)}"
+
+    # Site
+
+    def progressed(self, step: str, done: int, total: int) -> None:
+        """Show how far long work is."""
+        self._parts.health.progress = TreeProgress(step=step, done=done, total=total, unit="bytes")
+
+    def gone(self, path: str) -> None:
+        """Show that an object is not there any more."""
+        self._parts.health.note("gone from the store", path, "somebody removed it")
+
+    def evictable(self) -> Iterator[Local]:
+        """Iterate over complete files that are as in the store."""
+        for row in self._parts.journal.rows("clean"):
+            if row.kind == "file" and row.hydrated and row.version:
+                yield Local(row.path, row.signature, row.version)
+
+    def download(self, entry: Entry, descriptor: int) -> None:
+        """Write an object's content to a file. Raises ShortRead, NotFound, Unavailable, OSError."""
+        digest = hashlib.sha256()
+        for start in range(0, entry.size, CHUNK):
+            whole = entry.size <= CHUNK
+            data = self.store.get(entry.path) if whole else self.store.get(entry.path, start, self._end(entry, start))
+            if whole and len(data) != entry.size:
+                raise ShortRead(f"{entry.path!r} has {len(data)} bytes instead of {entry.size}", why="it was changed")
+            digest.update(data)
+            _write(descriptor, data, start)
+        if entry.size > CHUNK:  # its parts may be of two objects
+            facts = self.store.head(entry.path)
+            if facts is None or version_of(facts) != entry.version:
+                raise ShortRead(f"{entry.path!r} was changed while it was read")
+        if entry.digest and digest.hexdigest() != entry.digest:
+            raise Unavailable(
+                f"the object {entry.path!r} is not what was stored",
+                why="its SHA-256 is another one, though it has the etag that its sidecar names",
+                hint="Restore the object, or remove its entry from the sidecar to accept it as it is",
+            )
+        with self._lock:
+            self._digests[entry.path] = digest.hexdigest()
+
+    @staticmethod
+    def _end(entry: Entry, start: int) -> int:
+        return min(entry.size, start + CHUNK)
+
+    def install(self, entry: Entry, staged: Path, *, hydrated: bool) -> bool:
+        """Give a staged file its attributes and its name; see `Site.install`. Raises OSError."""
+        self._give_attributes(entry.path, staged, entry.attributes)
+        with self._lock:
+            digest = self._digests.pop(entry.path, entry.digest)
+        row = self._parts.journal.row(entry.path)
+        blank = Row(entry.path, "file", journal.NEVER, 1, entry.version, "clean", hydrated, digest, "", "")
+        with self._parts.root.place(entry.path) as (fd, name):
+            facts = os.stat(staged, follow_symlinks=False)
+            if rename_new(str(staged), fd, name):
+                self._note(_placed(blank, facts, fd, name, entry.attributes))
+                return True
+            expected = self._replaceable(entry.path, row, fd, name)
+            if expected is None or self._exchange(staged, blank, entry.attributes, expected, fd, name) is None:
+                staged.unlink(missing_ok=True)
+                return False
+            return True
+
+    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool) -> bool:
+        """Note that the strategy changed a file itself; see `Site.settle`."""
+        self.flush()
+
+        def change(database: Database) -> bool:
+            row = journal.get(database, path)
+            if row is None or row.signature != before:
+                return False
+            journal.put(database, [row._replace(signature=after, hydrated=hydrated)])
+            return True
+
+        return self._parts.journal.change(change)
+
+    # For the tree
+
+    def flush(self) -> None:
+        """Write rows of new files that are not in the journal yet."""
+        with self._lock:
+            rows, self._new = self._new, []
+            if rows:
+                self._parts.journal.change(lambda database: journal.put(database, rows))
+
+    def _note(self, row: Row) -> None:
+        with self._lock:
+            self._new.append(row)
+            full = len(self._new) >= TOGETHER
+        if full:
+            self.flush()
+
+    def _give_attributes(self, path: str, staged: Path, wanted: Attributes) -> None:
+        fd = os.open(staged.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            refused = attributes.apply(fd, staged.name, wanted)
+        finally:
+            os.close(fd)
+        self._parts.health.note(REFUSED, path, ", ".join(refused))
+
+    def _replaceable(self, path: str, row: Row | None, fd: int, name: str) -> Signature | None:
+        """Return what the local file is expected to be when it is replaced; None if it must stay."""
+        if row is None or row.kind == "directory" or row.state not in ("clean", "remote"):
+            return None
+        facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        signature = Signature.of(facts)
+        if attributes.kind_of(facts.st_mode) != row.kind:
+            return None
+        if row.kind == "file":
+            opened = self._parts.hydration.open(path)
+            try:
+                if in_use(opened):
+                    log.info("%s is in use and stays as it is, though it was changed in the store", path)
+                    return None
+                if row.state == "remote" and self._parts.hydration.complete(opened):
+                    return None  # nobody knows whose it is: its upload compares the two
+            finally:
+                os.close(opened)
+        return signature if row.state == "remote" or signature == row.signature else None
+
+    def _exchange(
+        self, staged: Path, blank: Row, wanted: Attributes, expected: Signature, fd: int, name: str
+    ) -> str | None:
+        """Let a staged file and a local one change places, and remove what came out if it is the expected one.
+
+        Return the path of the copy if it had to be kept, else ""; None if there was no local file any more.
+        """
+        new = os.stat(staged, follow_symlinks=False)
+        swap = Swap(staged.name, blank.path, new.st_ino)
+        self._parts.journal.change(lambda database: journal.begin_swap(database, swap))
+        happened = exchange(str(staged), fd, name)
+        kept = ""
+        if happened:
+            out = os.stat(staged, follow_symlinks=False)
+            if Signature.of(out)[:3] != expected[:3]:
+                kept = self.keep(staged, fd, blank.path)
+        row = _placed(blank, new, fd, name, wanted) if happened else None
+
+        def end(database: Database) -> None:
+            journal.end_swap(database, swap)
+            if row is not None:
+                journal.put(database, [row])
+            if kept:
+                journal.note_conflict(database, kept)
+
+        self._parts.journal.change(end)
+        if not happened:
+            return None
+        if not kept:
+            staged.unlink()
+        return kept
+
+    def replace(self, entry: Entry, staged: Path) -> str:
+        """Let somebody else's content take a name, and keep ours beside it; return the copy's path, "" if we had none.
+
+        This is what a conflict ends with. Raises OSError.
+        """
+        self._give_attributes(entry.path, staged, entry.attributes)
+        with self._lock:
+            digest = self._digests.pop(entry.path, entry.digest)
+        blank = Row(entry.path, "file", journal.NEVER, 1, entry.version, "clean", True, digest, "", "")
+        with self._parts.root.place(entry.path) as (fd, name):
+            kept = self._exchange(staged, blank, entry.attributes, journal.NEVER, fd, name)
+        if kept is None:
+            staged.unlink(missing_ok=True)
+        return kept or ""
+
+    def keep(self, staged: Path, fd: int, path: str) -> str:
+        """Give a file that nobody may lose the name of a conflict copy beside a path; return the copy's path."""
+        directory, _, name = path.rpartition("/")
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for number in count():
+            copy = conflict_name(name, self._parts.host, stamp, number)
+            if rename_new(str(staged), fd, copy):
+                log.warning("%s was changed here and elsewhere: the local content is kept as %s", path, copy)
+                return f"{directory}/{copy}" if directory else copy
+        raise AssertionError("unreachable")
+
+    def remove(self, row: Row) -> bool:
+        """Remove a local file because its object is gone; return whether it is gone now.
+
+        It stays if it is in use, or is not what the journal has. Raises OSError.
+        """
+        if row.state != "clean":
+            return False
+        try:
+            with self._parts.root.place(row.path) as (fd, name):
+                if self._replaceable(row.path, row, fd, name) is None:
+                    return False
+                return self._take_out(row, fd, name)
+        except FileNotFoundError:
+            return False
+
+    def _take_out(self, row: Row, fd: int, name: str) -> bool:
+        staged = self.staged("out")
+        swap = Swap(staged.name, row.path, 0)
+        self._parts.journal.change(lambda database: journal.begin_swap(database, swap))
+        taken = take_out(fd, name, str(staged))
+        expected = taken and Signature.of(os.stat(staged, follow_symlinks=False))[:3] == row.signature[:3]
+        if taken and not expected and not rename_new(str(staged), fd, name):
+            self.keep(staged, fd, row.path)
+
+        def end(database: Database) -> None:
+            journal.end_swap(database, swap)
+            if expected:
+                journal.drop(database, [row.path])
+
+        self._parts.journal.change(end)
+        if expected:
+            staged.unlink()
+        return expected
+
+    def _recover(self, swap: Swap) -> None:
+        """Finish an exchange that a crash interrupted."""
+        staged = self.staging / swap.staged
+        row = self._parts.journal.row(swap.path)
+        kept = ""
+        try:
+            facts = os.stat(staged, follow_symlinks=False)
+        except FileNotFoundError:  # nothing had happened, or all had
+            facts = None
+        known = facts is not None and row is not None and row.state == "clean"
+        if known and facts is not None and row is not None:
+            known = Signature.of(facts)[:3] == row.signature[:3]
+        if facts is not None and facts.st_ino != swap.ino and not known:
+            kept = self._put_back(staged, swap.path)
+
+        def end(database: Database) -> None:
+            journal.end_swap(database, swap)
+            if kept and kept != swap.path:
+                journal.note_conflict(database, kept)
+
+        self._parts.journal.change(end)
+
+    def _put_back(self, staged: Path, path: str) -> str:
+        directory, _, name = path.rpartition("/")
+        try:
+            fd = self._parts.root.open_directory(directory)
+        except OSError as err:
+            if err.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            fd, path = self._parts.root.open_directory(""), name  # its directory is gone; the file is not
+        try:
+            return path if rename_new(str(staged), fd, name) else self.keep(staged, fd, path)
+        finally:
+            os.close(fd)
+
+
+def _placed(blank: Row, staged: os.stat_result, fd: int, name: str, wanted: Attributes) -> Row:
+    """Return the row of a file that has its name now.
+
+    Its ctime is the rename's. If anything else changed since it was staged, the signature is the staged one, and the
+    next scan sees a change.
+    """
+    try:
+        now = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        now = staged
+    signature = Signature.of(now) if Signature.of(now)[:3] == Signature.of(staged)[:3] else Signature.of(staged)
+    text = json.dumps(wanted._replace(link="").json(), separators=(",", ":"))
+    return blank._replace(signature=signature, attributes=text)
+
+
+def _write(descriptor: int, data: bytes, start: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, start)
+        view, start = view[written:], start + written
