@@ -20,6 +20,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.spec.errors import EngineError, Forbidden, NotFound, Unavailable, Unsupported
@@ -239,6 +240,10 @@ class Tree:
             last_error=self._health.last_error,
             progress=self._health.progress,
         )
+
+    def descriptors(self) -> Sequence[int]:
+        """Return what whoever runs a container on the tree holds open as long as that runs."""
+        return self._hydration.descriptors()
 
     def barrier(self, deadline: float) -> int:
         """Have the store hold all that was written before this call.
