@@ -80,6 +80,7 @@ from engine.spec.options import (
     VolumeOptions,
     parent_fields,
     parse_options,
+    store_options_field,
 )
 from engine.spec.plugin import EngineHooks, Event
 from engine.spec.resource import Key, Ns, Plan, Resource
@@ -232,4 +233,5 @@ __all__ = [
     "parse_options",
     "secret_fields",
     "shim_routes",
+    "store_options_field",
 ]

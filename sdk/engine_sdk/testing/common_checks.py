@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine_sdk import InvalidParameter, parse_options
-from engine_sdk.testing.checks import PURE_SECONDS, Checks, explain
+from engine_sdk import InvalidParameter, parse_options, store_options_field
+from engine_sdk.testing.checks import PURE_SECONDS, Checks, NotDeclared, explain
 from engine_sdk.testing.purity import Watch
 from engine_sdk.testing.subject import Subject, subject_of
 
@@ -63,6 +63,8 @@ def options_are_documented(subject: Subject) -> None:
 def unknown_option_is_refused(subject: Subject) -> None:
     """An option that does not exist is refused, and a near miss gets a suggestion."""
     model = subject.driver.options_model
+    if store_options_field(model):
+        raise NotDeclared("options that the driver does not know are the store's, which refuses them at create")
     nonsense = {**subject.given, "no-such-option-at-all": "1"}
     try:
         parse_options(model, nonsense, driver=subject.name)

@@ -115,9 +115,9 @@ class VolumeBench:
         explain("could not be removed", core.remove(self.owner))
 
     def state(self) -> dict[str, frozenset[str]]:
-        """Return mounts, loop devices and files, but for the journals of helpers, which come and go with their work."""
-        journals = tuple(tree.journal for tree in self.trees())
-        files = {line for line in file_state(self.host.root)["files"] if not line.startswith(journals)}
+        """Return mounts, loop devices and files, but for what helpers bring and keep: content and journals."""
+        theirs = tuple(place for tree in self.trees() for place in (f"{tree.path}/", tree.journal))
+        files = {line for line in file_state(self.host.root)["files"] if not line.startswith(theirs)}
         return {**mount_state(self.host.root), "files": frozenset(files)}
 
     def session_state(self) -> dict[str, frozenset[str]]:

@@ -146,7 +146,7 @@ def test_a_barrier(clean: EngineHost, bucket: Bucket) -> None:
     done = clean.engine("volume", "sync", "none", check=False)
     assert done.returncode == 1
     assert "no such volume" in done.stderr
-    clean.engine("rm", "-f", "-t", "0", "writer")
+    clean.engine("rm", "-f", "writer")
     clean.engine("volume", "rm", "vol")
 
 
