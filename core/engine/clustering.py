@@ -48,7 +48,7 @@ class Clustering:
         """
         options = self._given or self._saved()
         if options is not None:
-            self._spanning.enter(self._make(options))
+            self._spanning.enter(self._make(options), self._directory)
             self._options = options
 
     def start(self) -> None:
@@ -105,7 +105,7 @@ class Clustering:
                 raise Conflict("this daemon is in a cluster already", hint="First: engine node leave")
             options = unpack_token(token, self._directory, advertise=advertise, node=node)
             cluster = self._make(options)
-            self._spanning.enter(cluster)
+            self._spanning.enter(cluster, self._directory)
             try:
                 cluster.start(strict=True)
             except BaseException:

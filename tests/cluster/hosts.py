@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,19 @@ class ClusterHost(EngineHost):
             "fdb": sorted(line for line in fdb if " dst " in line and not line.startswith("00:00:00:00:00:00")),
             "neighbours": sorted(line for line in neighbours if " dev br-" in line),
         }
+
+    def until_healthy(self) -> None:
+        """Wait until the doctor finds nothing wrong."""
+        until(lambda: self.engine("doctor", check=False).returncode == 0, f"{self.node}: {self.engine('doctor').stdout}")
+
+    def close(self) -> None:
+        """End everything; a process that encrypts outlives its daemon, and would keep the machine."""
+        super().close()
+        done = subprocess.run(["pgrep", "-f", f"wireguard-go -f wg{self.instance}"], capture_output=True, text=True,
+                              timeout=SECONDS, check=False)  # fmt: skip
+        for pid in done.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
     def tunnels(self) -> list[str]:
         """Return the names of the host's VXLAN links."""

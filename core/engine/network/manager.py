@@ -444,6 +444,7 @@ class NetworkManager:
     def close(self) -> None:
         """End what goes on by itself: the care for leases. The networks go on."""
         self._attaching.leasing.close()
+        self.spanning.close()
 
     # Start of the daemon, and what should be
 
@@ -496,6 +497,7 @@ class NetworkManager:
         What it was about to change in them is done; default routes and published ports go where they belong.
         """
         replanning = self._attaching.replanning
+        self.follow_links()  # a parent, or this host's address in its cluster, may have changed meanwhile
         for container in {e.container.id: e.container for e in self._store.endpoints()}.values():
             try:
                 endpoints = self._store.of_container(container.id)

@@ -12,6 +12,7 @@ from engine.network import hostnet
 from engine.network.extras import extras
 from engine.network.model import Attachment, NetworkRecord
 from engine.network.ports import routed_families
+from engine.network.underlay import Underlay
 from engine.network.vet import vet
 from engine.plugins import Plugins
 from engine.spec.errors import DriverFault, Unavailable
@@ -37,6 +38,8 @@ class Planner:
         self._vlans = vlans
         self.cluster: Cluster | None = None
         """The hosts that networks of scope global span."""
+        self.underlay: Underlay | None = None
+        """What carries them."""
 
     def driver(self, name: str) -> NetworkDriver[Any]:
         """Return a driver, loaded."""
@@ -74,18 +77,17 @@ class Planner:
             mac=record.mac,
             ifname=record.ifname,
             links=self._links(record, model, options, links),
-            **self._span(record),
+            **self._span(record, options),
         )
 
-    def _span(self, record: NetworkRecord) -> dict[str, Any]:
+    def _span(self, record: NetworkRecord, options: Options) -> dict[str, Any]:
         """Return what is told of the cluster to the driver of a network that spans hosts."""
         if record.vni is None:
             return {}
-        if self.cluster is None:
+        if self.cluster is None or self.underlay is None:
             return {"vni": record.vni}
-        address = self.cluster.node.address
         hosts = self.cluster.hosts() if self.caps(record.driver).hosts else ()
-        return {"vni": record.vni, "host": address, "underlay": hostnet.carrier(address), "hosts": hosts}
+        return {"vni": record.vni, "hosts": hosts, **self.underlay.facts(options)}
 
     def _links(self, record: NetworkRecord, model: type[Options], options: Options, how: Links) -> dict[str, LinkFact]:
         fields = [name for name in parent_fields(model) if getattr(options, name)]
@@ -134,6 +136,8 @@ class Planner:
 
     def peer_plan(self, network: Network[Any], peer: Peer) -> Plan:
         """Return what must exist on this host for an endpoint on another one."""
+        if self.underlay is not None:
+            peer = self.underlay.peer(network.options, peer)
         plan = self._plugins.call(GROUP, network.driver, "peer_plan", network=network, peer=peer)
         return vet(Plan() if plan is None else plan, network, peer=peer, driver=network.driver)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -26,9 +27,11 @@ from engine.network.names import Names
 from engine.network.planner import Planner
 from engine.network.replanning import Replanning
 from engine.network.store import NetworkStore
+from engine.network.underlay import Underlay
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound, Unavailable, Unsupported
 from engine.spec.network import Peer
+from engine.spec.options import wants_encryption
 from engine.state import State
 
 log = logging.getLogger(__name__)
@@ -64,19 +67,27 @@ class Spanning:
         self._faults: dict[str, str] = {}
         self.cluster: Cluster | None = None
 
-    def enter(self, cluster: Cluster) -> None:
-        """Be part of a cluster from now on; it is not started yet."""
+    def enter(self, cluster: Cluster, directory: Path) -> None:
+        """Be part of a cluster from now on; it is not started yet. `directory` keeps keys."""
         self.cluster = cluster
         self._planner.cluster = cluster
+        self._planner.underlay = Underlay(cluster, self._reconciler, self._state, directory)
         cluster.watch(self)
 
     def exit(self) -> None:
         """Be in no cluster any more: its networks, which nobody here uses, are gone from this host."""
-        self.cluster = self._planner.cluster = None
+        if self._underlay is not None:
+            self._underlay.close()
+        self.cluster = self._planner.cluster = self._planner.underlay = None
         with self._creation.lock:
             for record in [n for n in self._store.networks() if n.scope == "global"]:
                 self._forget(record)
         self._faults.clear()
+
+    def close(self) -> None:
+        """End what goes on by itself. The networks go on."""
+        if self._underlay is not None:
+            self._underlay.close()
 
     def faults(self) -> list[str]:
         """Say, in sentences, what does not work between this host and its cluster."""
@@ -88,6 +99,13 @@ class Spanning:
             except EngineError:
                 log.debug("the cluster's keys cannot be looked at", exc_info=True)
         return found
+
+    @property
+    def _underlay(self) -> Underlay | None:
+        return self._planner.underlay
+
+    def _encrypts(self, record: NetworkRecord) -> bool:
+        return wants_encryption(self._planner.network(record, "known").options)
 
     # Networks
 
@@ -199,6 +217,8 @@ class Spanning:
                 "addresses cannot be chosen on a network of a cluster that is a file of peers",
                 why="the other hosts would not hear of it", hint="A cluster on etcd can",
             )  # fmt: skip
+        if self._underlay is not None and self._encrypts(record):
+            self._underlay.secure(record.id)
         view = cluster.use(record.id)
         try:
             elsewhere = Elsewhere(view)
@@ -257,6 +277,8 @@ class Spanning:
         for endpoint in gone:
             self._reconciler.remove(_owner(endpoint.network, endpoint.id))
             self._names.remove_remote(endpoint.id)
+        if self._underlay is not None:
+            self._underlay.release(record.id)
 
     # Peers: called by the cluster
 
@@ -289,17 +311,28 @@ class Spanning:
             raise errors[0]
 
     def hosts(self) -> None:
-        """Make the plans of networks anew that depend on which hosts there are."""
+        """Follow the other hosts: their keys, the largest packets between all of them, which hosts there are."""
+        if self._underlay is not None:
+            try:
+                self._underlay.follow()
+            except EngineError as err:
+                log.warning("encryption does not follow the hosts of the cluster: %s", err)
         for record in self.in_use():
             try:
-                if self._planner.caps(record.driver).hosts:
-                    self._replanning.follow_links(record.id)
+                self._replanning.follow_links(record.id)
             except EngineError as err:
                 log.warning("network %s does not follow the hosts of the cluster: %s", record.name, err)
 
     def returned(self) -> None:
         """Make what the cluster has of this host's endpoints what there is."""
         assert self.cluster is not None
+        if self._underlay is not None:
+            try:
+                self._underlay.publish()
+                for record in filter(self._encrypts, self.in_use()):
+                    self._underlay.secure(record.id)
+            except EngineError as err:
+                log.warning("the other hosts are not told of this one: %s", err)
         for record in (n for n in self._store.networks() if n.scope == "global"):
             with self._store.lock(record.id):
                 own = [endpoint_of(a, self.cluster.node.name) for a in self._store.endpoints_of(record.id)]
@@ -324,6 +357,8 @@ class Spanning:
     def restore(self) -> None:
         """Want the plans of the peers that an earlier daemon knew, and have the cluster tell of differences to them."""
         in_use = {record.id: record for record in self.in_use()}
+        if self._underlay is not None:
+            self._underlay.adopt(id for id, record in in_use.items() if self._encrypts(record))
         for doc in self._state.all(PEER):
             endpoint = ClusterEndpoint.model_validate(doc["endpoint"])
             record = in_use.get(endpoint.network)

@@ -197,6 +197,16 @@ class WireguardApplier:
         self._processes = [process for process in self._processes if process.poll() is None]
 
 
+def new_key() -> str:
+    """Return a new private key, in base64. Raises Unavailable without wg(8), OSError."""
+    return _wg("genkey")
+
+
+def public_half(private: str) -> str:
+    """Return the public half of a private key. Raises as `new_key`."""
+    return _wg("pubkey", input=private).strip()
+
+
 def _answers(control: Path) -> bool:
     """Return whether a process listens at a control socket."""
     with sockets.socket(sockets.AF_UNIX) as probe:
