@@ -11,6 +11,7 @@ The order, and what it guards against:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -38,8 +39,8 @@ _BLOCK = 64 << 10
 """A multiple of every file system's blocks: of a block that is punched in part nothing is freed."""
 _LOW_WATER = 0.9
 """Eviction goes on until this part of the budget is used: otherwise each file that comes would evict another."""
-_FREE = 0.05
-"""Part of the file system that is kept free."""
+_FREE, _MOST_FREE = 0.05, 1 << 30
+"""Part of the file system that is kept free, and bytes at most."""
 
 
 class Evictor:
@@ -55,18 +56,32 @@ class Evictor:
         self._site = site
         self._budget = budget
         self._lock = threading.Lock()
-        self.evicted_bytes = 0
-        """Bytes that were given up since the start."""
+        self._evicted = 0
+        self._counted = 0
 
-    def excess(self) -> int:
-        """Return how many bytes should be given up: for the budget, or since the disk is nearly full."""
+    def usage(self) -> int:
+        """Return how many bytes the tree has on the disk: by the last count, and what we did since."""
+        return max(0, self._counted + self._hydrator.filled_bytes - self._evicted)
+
+    def count(self) -> None:
+        """Count what the tree has on the disk: what programs wrote and removed is only seen so."""
+        done = self._hydrator.filled_bytes - self._evicted
+        used = 0
+        for _, entry in self._quiet.files():
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                used += entry.stat(follow_symlinks=False).st_blocks * 512
+        self._counted = used - done
+
+    def keep_within(self) -> None:
+        """Give up what the budget does not allow, and what the disk needs when it is nearly full."""
         facts = os.fstatvfs(self._quiet.root)
-        wanted = int(facts.f_blocks * facts.f_frsize * _FREE) - facts.f_bavail * facts.f_frsize
-        if self._budget:
-            used = sum(entry.stat(follow_symlinks=False).st_blocks * 512 for _, entry in self._quiet.files())
-            if used > self._budget:
-                wanted = max(wanted, used - int(self._budget * _LOW_WATER))
-        return max(0, wanted)
+        wanted = min(int(facts.f_blocks * facts.f_frsize * _FREE), _MOST_FREE) - facts.f_bavail * facts.f_frsize
+        if self._budget and self.usage() > self._budget:
+            self.count()
+            if self.usage() > self._budget:
+                wanted = max(wanted, self.usage() - int(self._budget * _LOW_WATER))
+        if wanted > 0:
+            self.make_room(wanted)
 
     def make_room(self, wanted: int) -> int:
         """Give up at least so many bytes, the least recently used first; return how many it were."""
@@ -79,7 +94,7 @@ class Evictor:
                     freed += self.evict(local)
                 except (EngineError, OSError, UnknownContent) as err:
                     log.warning("%s is kept: %s", local.path, err)
-        self.evicted_bytes += freed
+            self._evicted += freed
         return freed
 
     def _used(self, local: Local) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
@@ -28,10 +29,13 @@ from engine.tree.quiet import QuietMount
 
 log = logging.getLogger(__name__)
 
-_PAUSE = 0.02
-_CLOSE = 5.0
 _EVERY = 5.0
 """Seconds between two looks at what the disk and the budget need, and two writes of what was filled to the disk."""
+_COUNT = 12
+"""Every so many looks it is counted what the tree has on the disk."""
+_PAUSE = 0.02
+_CLOSE = 5.0
+"""Seconds for threads to end."""
 
 
 class OnDemandHydration(Hydration):
@@ -47,7 +51,6 @@ class OnDemandHydration(Hydration):
         self._patience = patience
         self._ending = threading.Event()
         self._undo = ExitStack()
-        self._local = 0
 
     def start(self, site: Site) -> None:
         """Take over or make the group, mark what is not here, and serve whoever waits. Raises Unsupported."""
@@ -55,8 +58,11 @@ class OnDemandHydration(Hydration):
         try:
             self._take_group(site)
             self._start(site)
-        except OSError as err:
-            raise Unsupported("files cannot be fetched on demand here", why=str(err)) from err
+        except BaseException as err:
+            self.close()
+            if isinstance(err, OSError):
+                raise Unsupported("files cannot be fetched on demand here", why=str(err)) from err
+            raise
 
     def _take_group(self, site: Site) -> None:
         root = os.open(site.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -83,7 +89,7 @@ class OnDemandHydration(Hydration):
         self._guard = Guard(self._group, self._hydrator, self._run)
         self._undo.callback(self._guard.close)
         self._undo.callback(self._hydrator.close, _CLOSE)
-        _, self._local = placeholders.mark_all(self._group, self._quiet, self._fills)
+        placeholders.mark_all(self._group, self._quiet, self._fills)
         self._undo.callback(self._guard.stop)
         self._guard.start()
         upkeep = threading.Thread(target=self._keep_up, name="evict", daemon=True)
@@ -161,8 +167,8 @@ class OnDemandHydration(Hydration):
         return found is None or self._fills.present(found)
 
     def usage(self) -> Usage:
-        """Return how many bytes are held here; files that programs write are counted when a helper starts."""
-        return Usage(max(0, self._local + self._hydrator.filled_bytes - self._evictor.evicted_bytes))
+        """Return how many bytes are held here; what programs write and remove is seen once a minute."""
+        return Usage(self._evictor.usage())
 
     def descriptors(self) -> Sequence[int]:
         """Return the group's descriptor: as long as anybody has it, nobody reads a file that is not here."""
@@ -181,10 +187,13 @@ class OnDemandHydration(Hydration):
 
     def _keep_up(self) -> None:
         synced = -1
-        while not self._ending.wait(_EVERY):
+        for turn in itertools.count():
+            if self._ending.wait(_EVERY):
+                return
             try:
-                if excess := self._evictor.excess():
-                    self._evictor.make_room(excess)
+                if turn % _COUNT == 0:
+                    self._evictor.count()
+                self._evictor.keep_within()
                 if synced != self._hydrator.filled_bytes:
                     synced = self._hydrator.filled_bytes
                     self._sync()

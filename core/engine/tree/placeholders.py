@@ -41,13 +41,13 @@ def make(entry: Entry, staged: Path, group: Group) -> bool:
         os.close(fd)
 
 
-def mark_all(group: Group, quiet: QuietMount, fills: Fills) -> tuple[int, int]:
-    """Mark every file of a tree whose content is not here; return how many, and the bytes of those that are here.
+def mark_all(group: Group, quiet: QuietMount, fills: Fills) -> int:
+    """Mark every file of a tree whose content is not here; return how many.
 
     After a restart the marks may be gone: this comes before anybody sees the tree. A file whose attribute cannot be
     understood, or is of another file, is marked, too: whoever opens it gets an error.
     """
-    marked = local = 0
+    marked = 0
     for path, entry in quiet.files():
         try:
             facts = entry.stat(follow_symlinks=False)
@@ -58,11 +58,9 @@ def mark_all(group: Group, quiet: QuietMount, fills: Fills) -> tuple[int, int]:
             if _incomplete(f"/proc/self/fd/{fd}", path, facts.st_ino, fills):
                 group.mark(fd)
                 marked += 1
-            else:
-                local += facts.st_blocks * 512
         finally:
             os.close(fd)
-    return marked, local
+    return marked
 
 
 def _incomplete(file: str, path: str, inode: int, fills: Fills) -> bool:
