@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from engine_drivers.storage.crypt.keys import Keys, derive
+from engine_drivers.storage.crypt.manifest import Manifest
+from engine_drivers.storage.crypt.mark import MarkFile
 from engine_drivers.storage.crypt.names import Names
 from engine_drivers.storage.crypt.store import CryptStore
 from engine_sdk import (
+    AbsolutePath,
     Field,
     InvalidParameter,
     SecretRef,
@@ -33,6 +36,12 @@ class CryptOptions(StorageOptions):
     directory_name_encryption: bool = Field(default=True, description="Encrypt the names of directories, too")
     filename_encoding: Literal["base32", "base64"] = Field(
         default="base32", description="Spelling of encrypted names; base64 needs a store with upper and lower case"
+    )
+    manifest: bool = Field(
+        default=False, description="Keep an authenticated list of the objects in .engine/, which detects tampering"
+    )
+    manifest_mark: AbsolutePath | None = Field(
+        default=None, description="File of this host that remembers the newest list: shows a store that was turned back"
     )
     suffix: str = Field(default=".bin", pattern=r"^\.[^/]+$", description="End of names that are not encrypted")
 
@@ -78,8 +87,13 @@ class CryptDriver(StorageDriver[CryptOptions]):
             raise InvalidParameter("the password is empty", driver="crypt", hint="Look into what crypt-password names")
         keys = derive(password, _line(secrets.get("crypt_password2", b"")))
         names = options.names(keys)
-        crypt = CryptStore(store, keys, names, _caps(store.caps, names))
+        manifest = None
+        if options.manifest:
+            manifest = Manifest(store, keys.data, MarkFile(options.manifest_mark), names.show)
+        crypt = CryptStore(store, keys, names, _caps(store.caps, names), manifest)
         crypt.verify()
+        if manifest is not None:
+            manifest.load()
         return crypt
 
 

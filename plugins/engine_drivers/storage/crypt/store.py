@@ -23,7 +23,9 @@ from engine_drivers.storage.crypt.content import (
     plain_size,
 )
 from engine_drivers.storage.crypt.keys import Keys
+from engine_drivers.storage.crypt.manifest import Manifest
 from engine_drivers.storage.crypt.names import Names
+from engine_drivers.storage.crypt.segments import DIRECTORY, Entry
 from engine_sdk import (
     Forbidden,
     NotFound,
@@ -57,9 +59,12 @@ class CryptStore(Store):
     What is remembered of an object cannot be wrong unnoticed: a nonce that is not the object's opens no block.
     """
 
-    def __init__(self, inner: Store, keys: Keys, names: Names, caps: StorageCaps) -> None:
+    def __init__(
+        self, inner: Store, keys: Keys, names: Names, caps: StorageCaps, manifest: Manifest | None = None
+    ) -> None:
         self.caps = caps
         self._inner = inner
+        self._manifest = manifest
         self._names = names
         self._content = Content(keys.data)
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -86,12 +91,12 @@ class CryptStore(Store):
         """Return bytes `start` up to `end` (exclusive), or to the end. Damaged if they were tampered with."""
         check_range(start, end)
         name = self._name(key)
-        if start == 0 and end is None:
-            return self._whole(name)
+        whole = start == 0 and end is None
         for attempt in itertools.count(1):
-            known = self._lookup(name, fresh=attempt > 1)
             try:
-                return self._range(name, key, known, start, end)
+                if whole:
+                    return self._whole(name)
+                return self._range(name, key, self._lookup(name, fresh=attempt > 1), start, end)
             except (Damaged, ShortRead):
                 if attempt == _ATTEMPTS:  # the object was replaced between two requests: look again
                     raise
@@ -100,7 +105,18 @@ class CryptStore(Store):
     def _whole(self, name: str) -> bytes:
         sealed = self._inner.get(name)
         plain_size(len(sealed))
-        return self._content.open(memoryview(sealed)[HEADER:], nonce_of(sealed[:HEADER]), 0)
+        nonce = nonce_of(sealed[:HEADER])
+        self._check(name, nonce, len(sealed))
+        return self._content.open(memoryview(sealed)[HEADER:], nonce, 0)
+
+    def _check(self, name: str, nonce: bytes, size: int) -> None:
+        if self._manifest is not None:
+            self._manifest.check(name, Entry(nonce, size))
+
+    def _wrote(self, name: str, nonce: bytes, size: int) -> None:
+        self._remember(name, _Known(nonce, size))
+        if self._manifest is not None:
+            self._manifest.wrote(name, Entry(nonce, size))
 
     def _range(self, name: str, key: str, known: _Known, start: int, end: int | None) -> bytes:
         size = plain_size(known.size)
@@ -124,6 +140,7 @@ class CryptStore(Store):
                 raise no_object(self._names.show(name), driver="crypt")
             plain_size(stat.size)
             known = _Known(nonce_of(self._inner.get(name, 0, HEADER)), stat.size)
+            self._check(name, known.nonce, known.size)
             self._remember(name, known)
         return known
 
@@ -143,7 +160,7 @@ class CryptStore(Store):
         name, nonce = self._name(key), os.urandom(NONCE)
         sealed = b"".join(self._content.seal((data,), nonce))
         stat = self._inner.put(name, sealed, if_match=if_match, metadata=metadata)
-        self._remember(name, _Known(nonce, len(sealed)))
+        self._wrote(name, nonce, len(sealed))
         return self._plain(key, stat)
 
     def put_stream(
@@ -155,16 +172,28 @@ class CryptStore(Store):
         metadata: Mapping[str, str] | None = None,
     ) -> Stat:
         """Seal an object piece by piece while it is written."""
-        stat = self._inner.put_stream(self._name(key), self._content.seal(chunks), if_match=if_match, metadata=metadata)
+        name, nonce = self._name(key), os.urandom(NONCE)
+        sealed = _Counted(self._content.seal(chunks, nonce))
+        stat = self._inner.put_stream(name, sealed, if_match=if_match, metadata=metadata)
+        self._wrote(name, nonce, sealed.size)
         return self._plain(key, stat)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
-        self._inner.delete(self._name(key))
+        name = self._name(key)
+        self._inner.delete(name)
+        if self._manifest is not None:
+            self._manifest.removed(name)
 
     def copy(self, source: str, target: str) -> Stat:
         """Copy an object in the inner store: content is not bound to a name, so that nothing is encrypted anew."""
-        return self._plain(target, self._inner.copy(self._name(source), self._name(target)))
+        name, new = self._name(source), self._name(target)
+        if self._manifest is None:
+            return self._plain(target, self._inner.copy(name, new))
+        self._manifest.copying(name, new)
+        stat = self._inner.copy(name, new)
+        self._manifest.copied(name, new)
+        return self._plain(target, stat)
 
     # Listing
 
@@ -179,6 +208,8 @@ class CryptStore(Store):
     def _shown(self, stored: Iterator[Stat], prefix: str) -> Iterator[Stat]:
         foreign = 0
         for stat in stored:
+            if stat.key.startswith(DIRECTORY):
+                continue
             try:
                 if stat.is_prefix:
                     plain = stat.model_copy(update={"key": self._names.show_directory(stat.key.rstrip("/")) + "/"})
@@ -206,7 +237,7 @@ class CryptStore(Store):
         """
         refused = 0
         names = 0
-        for stat in itertools.islice(self._inner.list(), _LOOKED_AT):
+        for stat in itertools.islice(self._stored(), _LOOKED_AT):
             try:
                 self._names.show(stat.key)
             except Damaged:
@@ -221,6 +252,9 @@ class CryptStore(Store):
             refused += opened is False
         if refused:
             raise _wrong(f"{refused} objects were written with another password")
+
+    def _stored(self) -> Iterator[Stat]:
+        return (stat for stat in self._inner.list() if not stat.key.startswith(DIRECTORY))
 
     def _opens(self, stat: Stat) -> bool | None:
         """Return if this key opens an object; None if it is not in this format, or was removed meanwhile."""
@@ -237,8 +271,23 @@ class CryptStore(Store):
         return True
 
     def close(self) -> None:
-        """Give up the inner connection."""
+        """Write what is left of the manifest, and give up the inner connection."""
+        if self._manifest is not None:
+            self._manifest.close()
         self._inner.close()
+
+
+class _Counted(Iterator[bytes]):
+    """Counts the bytes that pass."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self.size = 0
+
+    def __next__(self) -> bytes:
+        chunk = next(self._chunks)
+        self.size += len(chunk)
+        return chunk
 
 
 def _wrong(why: str) -> Forbidden:

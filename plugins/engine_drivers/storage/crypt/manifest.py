@@ -1,0 +1,408 @@
+"""What every object of a store should be: a list beside rclone's format, which binds no name, length or age to content.
+
+An object's random nonce stands for its content: blocks are sealed with it, and nobody without the key makes others.
+The manifest knows the nonce and size that each name has now, and the nonces that were given up. An object with another
+size is cut, one with another name's nonce was exchanged, one with a nonce that was given up is an old one. A nonce that
+nobody knows was written by somebody with the key: by rclone, by another host, or by us before a crash. It is taken in.
+So nothing has to be noted before an object is written, and a crash raises no false alarm. Only a copy by the server is
+noted before: it has the nonce of its source.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from engine_drivers.storage.crypt.content import HEADER, Damaged, nonce_of
+from engine_drivers.storage.crypt.mark import Mark, MarkFile
+from engine_drivers.storage.crypt.segments import (
+    PREFIX,
+    Entry,
+    Kind,
+    Sealer,
+    Segment,
+    digest_of,
+    parse_name,
+)
+from engine_sdk import ABSENT, Conflict, EngineError, NotFound, ShortRead, Store, Unavailable
+
+log = logging.getLogger(__name__)
+PENDING = 256
+"""Changes after which they are written at once."""
+DELAY = 2.0
+"""Seconds after which changes are written."""
+RETRY_DELAY = 15.0
+"""Seconds after which a write that failed is tried again."""
+_SHORT = 8
+"""Bytes of a nonce by which one that was given up is remembered."""
+_REMEMBERED = 1 << 16
+"""Nonces that were given up and are remembered when the log is compacted."""
+_SEGMENTS, _MOST_SEGMENTS = 32, 256
+_ATTEMPTS = 8
+
+
+class Tampered(Damaged):
+    """An object is not the one that the manifest knows: cut, exchanged with another one, or an older one."""
+
+    kind = "tampered"
+
+    def __init__(self, problem: str, what: str, *, why: str) -> None:
+        super().__init__(what, driver="crypt", why=why, hint="`engine volume scrub` looks at all objects")
+        self.problem = problem
+
+
+class RolledBack(Damaged):
+    """The store as a whole is older than this host has seen it."""
+
+    kind = "rolled-back"
+
+
+class Manifest:
+    """The manifest of one store. Methods may be called from any thread."""
+
+    def __init__(self, inner: Store, data_key: bytes, mark: MarkFile, show: Callable[[str], str]) -> None:
+        """Take the store, its key, the mark, and what shows the plain name of an object. Reads nothing yet."""
+        self._inner, self._mark, self._show = inner, mark, show
+        self._sealer = Sealer(data_key)
+        self._lock = threading.RLock()
+        self._writing = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._closed = False
+        self._forget()
+        self._pending: dict[str, Entry | None] = {}
+        self._pending_retired: list[bytes] = []
+        self._pending_intents: dict[str, bytes] = {}
+
+    def _forget(self) -> None:
+        self._objects: dict[str, Entry] = {}
+        self._holders: Counter[bytes] = Counter()
+        self._retired: OrderedDict[bytes, None] = OrderedDict()
+        self._intents: dict[str, bytes] = {}
+        self._head = Mark()
+        self._segments = 0
+
+    # Reading the log
+
+    def load(self) -> None:
+        """Read all of the log. Raises Damaged (RolledBack among them), and what the store raises. Writes nothing."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._load()
+            except (NotFound, ShortRead):  # somebody compacts it just now
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _load(self) -> None:
+        with self._lock:
+            kinds = self._listed()
+            first = max((g for g, kind in kinds.items() if kind == "whole"), default=1)
+            mark = self._mark.read()
+            self._forget()
+            for generation in range(first, max(kinds, default=0) + 1):
+                if generation not in kinds:
+                    raise Damaged(f"the manifest is damaged: generation {generation} is missing", driver="crypt")
+                self._follow(generation, kinds[generation], mark)
+            if self._head.generation < mark.generation:
+                raise RolledBack(
+                    "the store was turned back", driver="crypt",
+                    why=f"its manifest ends at generation {self._head.generation}; we saw {mark.generation}",
+                    hint="Put the newer objects back; to trust what is there, remove the volume's file manifest.mark",
+                )  # fmt: skip
+            for name, entry in self._pending.items():
+                self._set(name, entry)
+            self._retired.update(dict.fromkeys(self._pending_retired))
+            self._intents.update(self._pending_intents)
+            self._note()
+
+    def _listed(self) -> dict[int, Kind]:
+        found: dict[int, Kind] = {}
+        for stat in self._inner.list(PREFIX):
+            parsed = parse_name(stat.key)
+            if parsed is not None and (parsed[1] == "whole" or parsed[0] not in found):
+                found[parsed[0]] = parsed[1]
+        return found
+
+    def _follow(self, generation: int, kind: Kind, mark: Mark) -> Segment:
+        """Read one segment and take it in."""
+        name = Segment(generation, kind, "", {}, ()).name
+        sealed = self._inner.get(name)
+        segment = self._sealer.open(sealed, name)
+        if self._head.generation and segment.previous != self._head.digest:
+            raise Damaged(f"the manifest is damaged: {name} does not follow the segment before it", driver="crypt")
+        found = Mark(generation, digest_of(sealed))
+        if generation == mark.generation and found.digest != mark.digest:
+            raise RolledBack(
+                "the store was exchanged", driver="crypt", why=f"{name} is not the one that was seen before"
+            )
+        if segment.kind == "whole":
+            self._forget()
+        for nonce in segment.retired:
+            self._retired[nonce] = None
+        for stored, entry in segment.objects.items():
+            self._set(stored, entry)
+        self._intents.update(segment.intents)
+        self._segments = 0 if segment.kind == "whole" else self._segments + 1
+        self._head = found
+        return segment
+
+    def _note(self) -> None:
+        """Keep the mark, where it has moved."""
+        if self._head.generation > self._mark.read().generation:
+            self._mark.write(self._head)
+
+    def refresh(self) -> None:
+        """Read what other hosts have added."""
+        with self._lock:
+            kinds, before = self._listed(), self._head.generation
+            if max(kinds, default=0) == before:
+                return
+            if any(g not in kinds or kinds[g] == "whole" for g in range(before + 1, max(kinds, default=0) + 1)):
+                self.load()  # it was compacted
+                return
+            try:
+                for generation in range(before + 1, max(kinds) + 1):
+                    theirs = self._follow(generation, kinds[generation], self._mark.read())
+                    for name in self._pending.keys() & theirs.objects.keys():
+                        self._look_again(name)
+            except (NotFound, ShortRead):
+                self.load()
+                return
+            self._note()
+
+    def _look_again(self, name: str) -> None:
+        """Two hosts have changed one object: what is there now counts, and neither's nonce was given up."""
+        try:
+            size = getattr(self._inner.head(name), "size", 0)
+            entry = Entry(nonce_of(self._inner.get(name, 0, HEADER)), size) if size >= HEADER else None
+        except (NotFound, ShortRead):
+            entry = None
+        mine = self._pending[name]
+        self._pending[name] = entry
+        kept = {e.nonce[:_SHORT] for e in (entry, mine) if e is not None}
+        self._pending_retired = [nonce for nonce in self._pending_retired if nonce not in kept]
+        self._set(name, entry)
+
+    # Asking
+
+    def check(self, name: str, found: Entry) -> None:
+        """Raise Tampered if an object is not as it should be; one that somebody else with the key wrote is taken in."""
+        with self._lock:
+            problem = self._problem(name, found)
+            if problem:
+                self.refresh()
+                problem = self._problem(name, found)
+            if problem:
+                shown = self._shown(name)
+                raise Tampered(problem[0], f"the object of {shown!r} was tampered with", why=problem[1])
+            if self._objects.get(name) != found:
+                self._change(name, found)
+        self._soon(patient=True)
+
+    def _problem(self, name: str, found: Entry) -> tuple[str, str] | None:
+        known = self._objects.get(name)
+        short = found.nonce[:_SHORT]
+        if known is not None and known.nonce == found.nonce:
+            if known.size == found.size:
+                return None
+            return "truncated", f"it has {found.size} bytes instead of {known.size}"
+        if self._intents.get(name) == short:
+            return None
+        if self._holders[short]:
+            others = [self._shown(n) for n, e in self._objects.items() if e.nonce[:_SHORT] == short][:1]
+            return "swapped", f"it is the object of {others[0]!r}"
+        if short in self._retired:
+            return "rolled-back", "it is an object that was replaced or removed before"
+        return None
+
+    def names(self) -> frozenset[str]:
+        """Return the stored names of all objects that should be there."""
+        with self._lock:
+            return frozenset(self._objects)
+
+    def _shown(self, name: str) -> str:
+        try:
+            return self._show(name)
+        except Damaged:
+            return name
+
+    # Writing
+
+    def wrote(self, name: str, entry: Entry) -> None:
+        """Note an object that was just written. Raises what the store raises when a full list cannot be written."""
+        with self._lock:
+            self._change(name, entry)
+        self._soon()
+
+    def removed(self, name: str) -> None:
+        """Note that an object was removed."""
+        with self._lock:
+            if name in self._objects:
+                self._change(name, None)
+        self._soon()
+
+    def copying(self, source: str, target: str) -> None:
+        """Note, in the store, that an object is about to be copied by the server: it will have its source's nonce.
+
+        Raises what the store raises.
+        """
+        with self._lock:
+            entry = self._objects.get(source)
+            if entry is None:
+                return  # a nonce that nobody knows is taken in wherever it is
+            self._intents[target] = self._pending_intents[target] = entry.nonce[:_SHORT]
+        self.flush()
+
+    def copied(self, source: str, target: str) -> None:
+        """Note that an object was copied by the server."""
+        with self._lock:
+            entry = self._objects.get(source)
+            if entry is not None:
+                self._change(target, entry)
+        self._soon()
+
+    def accept(self, name: str, entry: Entry | None) -> None:
+        """Take what is there for what should be there, at the wish of the operator."""
+        with self._lock:
+            if entry is not None:
+                self._retired.pop(entry.nonce[:_SHORT], None)
+            self._change(name, entry)
+
+    def _change(self, name: str, entry: Entry | None) -> None:
+        given_up = self._set(name, entry)
+        self._pending[name] = entry
+        if given_up is not None:
+            self._retired[given_up] = None
+            self._pending_retired.append(given_up)
+
+    def _set(self, name: str, entry: Entry | None) -> bytes | None:
+        """Put an entry in the place of another one; return the beginning of a nonce that nobody has any more."""
+        self._intents.pop(name, None)
+        before = self._objects.pop(name, None)
+        if entry is not None:
+            self._objects[name] = entry
+            self._holders[entry.nonce[:_SHORT]] += 1
+            self._retired.pop(entry.nonce[:_SHORT], None)
+        if before is None:
+            return None
+        short = before.nonce[:_SHORT]
+        self._holders[short] -= 1
+        if self._holders[short] > 0:
+            return None
+        del self._holders[short]
+        return short
+
+    def _soon(self, *, patient: bool = False) -> None:
+        """Have changes written: now if there are many, else in a while; with `patient` a failure is for later, too."""
+        if not self._inner.caps.writable:
+            return
+        with self._lock:
+            many = len(self._pending) >= PENDING
+            if self._pending and not many and self._timer is None and not self._closed:
+                self._start_timer(DELAY)
+        if many and patient:
+            self._write_later()
+        elif many:
+            self.flush()
+
+    def _start_timer(self, delay: float) -> None:
+        self._timer = threading.Timer(delay, self._write_later)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _write_later(self) -> None:
+        with self._lock:
+            self._timer = None
+        try:
+            self.flush()
+        except (EngineError, OSError) as err:
+            log.warning("the manifest cannot be written now; it is tried again: %s", err)
+            with self._lock:
+                if self._timer is None and not self._closed:
+                    self._start_timer(RETRY_DELAY)
+
+    def flush(self) -> None:
+        """Write what has changed as the next segment of the log. Raises what the store raises."""
+        with self._writing:
+            for _ in range(_ATTEMPTS):
+                with self._lock:
+                    head = self._head
+                    segment = Segment(
+                        head.generation + 1, "changes", head.digest,
+                        dict(self._pending), tuple(self._pending_retired), dict(self._pending_intents),
+                    )  # fmt: skip
+                if not (segment.objects or segment.intents):
+                    return
+                if self._append(segment):
+                    with self._lock:
+                        self._settle(segment)
+                    try:
+                        self._compact()
+                    except EngineError as err:  # what matters is written
+                        log.warning("the manifest cannot be compacted now: %s", err)
+                    return
+                self.refresh()
+            raise Unavailable("the manifest cannot be written", driver="crypt", why="other hosts write it all the time")
+
+    def _append(self, segment: Segment) -> bool:
+        """Write a segment where none is; tell whether nobody else did meanwhile."""
+        sealed = self._sealer.seal(segment)
+        try:
+            self._inner.put(segment.name, sealed, if_match=ABSENT if self._inner.caps.put_if else None)
+        except Conflict:
+            if self._ours(segment.name, sealed):  # the answer to a first try was lost
+                pass
+            else:
+                return False
+        with self._lock:
+            self._head = Mark(segment.generation, digest_of(sealed))
+            self._segments = 0 if segment.kind == "whole" else self._segments + 1
+            self._note()
+        return True
+
+    def _ours(self, name: str, sealed: bytes) -> bool:
+        try:
+            return self._inner.get(name) == sealed
+        except (NotFound, ShortRead):
+            return False
+
+    def _settle(self, written: Segment) -> None:
+        """Forget of the pending changes those that are written and have not changed meanwhile."""
+        self._pending = {n: e for n, e in self._pending.items() if n not in written.objects or written.objects[n] != e}
+        done = set(written.retired)
+        self._pending_retired = [nonce for nonce in self._pending_retired if nonce not in done]
+        left = self._pending_intents.items()
+        self._pending_intents = {n: nonce for n, nonce in left if written.intents.get(n) != nonce}
+
+    def _compact(self) -> None:
+        """Write the whole list now and then, and remove the segments before it."""
+        with self._lock:
+            few = self._segments < _SEGMENTS
+            if few or (self._segments < _MOST_SEGMENTS and len(self._objects) > self._segments * PENDING):
+                return
+            while len(self._retired) > _REMEMBERED:
+                self._retired.popitem(last=False)
+            head = self._head
+            objects: dict[str, Entry | None] = dict(self._objects)
+            segment = Segment(
+                head.generation + 1, "whole", head.digest, objects, tuple(self._retired), dict(self._intents)
+            )
+        if not self._append(segment):
+            return  # another host writes: it, or the next time
+        for generation, kind in self._listed().items():
+            if generation < segment.generation:
+                self._inner.delete(Segment(generation, kind, "", {}, ()).name)
+
+    def close(self) -> None:
+        """Write what is left. What cannot be written is taken in by whoever reads it next; it is logged."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+        try:
+            if self._inner.caps.writable:
+                self.flush()
+        except (EngineError, OSError) as err:
+            log.warning("the last changes of the manifest could not be written: %s", err)
