@@ -27,6 +27,7 @@ from engine.secrets.store import SecretStore
 
 from .fakes import FakeContainers
 from .fakes_objects import FakeDoctor, FakeImages, FakeNetworks, FakeNodes, FakeVolumes
+from .fakes_work import FakeVolumeWork
 
 SECONDS = 20
 
@@ -45,6 +46,7 @@ class Server:
         self.containers = FakeContainers(self.events)
         self.images, self.volumes, self.doctor = FakeImages(), FakeVolumes(), FakeDoctor()
         self.networks = FakeNetworks()
+        self.volume_work = FakeVolumeWork()
         self._ready, self._failure = threading.Event(), list[BaseException]()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -56,7 +58,7 @@ class Server:
         return Services(
             containers=self.containers, images=self.images, networks=self.networks, volumes=self.volumes,
             events=self.events, plugins=Plugins(), doctor=self.doctor,
-            nodes=FakeNodes(), secrets=SecretStore(Path(self.hosts[0].removeprefix("unix://")).parent / "secrets"),
+            volume_work=self.volume_work, nodes=FakeNodes(), secrets=SecretStore(Path(self.hosts[0].removeprefix("unix://")).parent / "secrets"),
             instance=Instance("0123abcd", "/data", "/run", "crun", {"crun": "1.8.1"}, ("beware",)),
         )  # fmt: skip
 

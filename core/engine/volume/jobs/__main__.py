@@ -22,7 +22,7 @@ from engine.volume.jobs.work import Cancelled, Work
 
 _MODULES = {
     "backup": "backup", "restore": "backup", "export": "archive", "import": "archive", "snapshot": "copies",
-    "rollback": "copies", "clone": "copies", "usage": "measure",
+    "rollback": "copies", "clone": "copies", "usage": "measure", "scrub": "scrub",
 }  # fmt: skip
 _WATCH_SECONDS = 0.2
 

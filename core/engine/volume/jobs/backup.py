@@ -50,8 +50,6 @@ def run_backup(work: Work) -> dict[str, Any]:
             plan.require("writable")
             work.tell("Making the repository")
             repo.initialise()
-        elif work.attempt > 1:
-            repo.run("unlock")  # of the process that died; restic keeps the locks of those that live
         done = repo.snapshots("--tag", f"job:{work.id}") if work.attempt > 1 else []
         if done:  # it died after its last step
             return {"snapshot": done[0]["short_id"], "url": work.args["url"]}

@@ -7,6 +7,7 @@ Source: restic documentation, "REST Backend", API version 2. Objects lie as rest
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import hmac
 import json
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -47,14 +49,18 @@ def key_of(path: str) -> str | None:
 class Bridge:
     """A server on the loopback address, for one client that knows the password."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, notes: Path) -> None:
+        """`notes` is a file that outlives this process: it names the locks that restic took through us."""
         self.store = store
+        self._notes = notes
         self.failure: EngineError | None = None
         """Why the store does not do what restic wants, once that will not change."""
         self.sent = self.received = 0
         """Bytes from the store and to it."""
         self._token = secrets.token_hex(16)
-        self._failing_since: float | None = None
+        self._failing_since: dict[str, float] = {}
+        self.last: EngineError | None = None
+        """The last failure, final or not."""
         self._lock = threading.Lock()
         handler = type("_BoundHandler", (_Handler,), {"bridge": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -62,12 +68,30 @@ class Bridge:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
     def __enter__(self) -> Bridge:
+        self._remove_locks()  # of a process that was killed: restic may take its id for that of one that lives
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self._remove_locks()
+
+    def note_lock(self, key: str) -> None:
+        """Write down, before it is there, that restic takes a lock."""
+        with self._lock, self._notes.open("a") as file:
+            file.write(f"{key}\n")
+
+    def _remove_locks(self) -> None:
+        """Remove all locks that were taken through us: who took them has ended."""
+        if self._notes.exists():
+            for key in self._notes.read_text().split():
+                try:
+                    self.store.delete(key)
+                except EngineError as err:
+                    log.warning("a lock of ours stays in the repository: %s", err)
+                    return
+            self._notes.unlink()
 
     @property
     def url(self) -> str:
@@ -84,14 +108,17 @@ class Bridge:
         with self._lock:
             self.sent += sent
             self.received += received
-            self._failing_since = None
+            self._failing_since.pop("POST" if received else "GET", None)
 
-    def note(self, error: EngineError) -> None:
+    def note(self, method: str, error: EngineError) -> None:
         """Note a failure: one that time may heal becomes final when it lasts."""
         with self._lock:
-            if isinstance(error, Unavailable):
-                self._failing_since = self._failing_since or time.monotonic()
-                if time.monotonic() - self._failing_since < PATIENCE_SECONDS:
+            self.last = error
+            cause = error.__cause__
+            full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+            if isinstance(error, Unavailable) and not full:
+                since = self._failing_since.setdefault(method, time.monotonic())
+                if time.monotonic() - since < PATIENCE_SECONDS:
                     log.info("the store does not answer, and is asked again: %s", error)
                     return
             self.failure = self.failure or error
@@ -130,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         except NotFound:
             self._send(404)
         except EngineError as err:
-            self.bridge.note(err)
+            self.bridge.note(self.command, err)
             self.close_connection = True
             self._send(500)
         except (BrokenPipeError, ConnectionResetError):
@@ -185,24 +212,31 @@ class _Handler(BaseHTTPRequestHandler):
             return
         digest = hashlib.sha256()
         name = key.rpartition("/")[2]
-        wrong = BadUpload()
+        wrong: list[str] = []
 
         def body() -> Iterator[bytes]:
             left = int(self.headers.get("Content-Length", "0"))
             while left:
                 piece = self.rfile.read(min(left, _CHUNK))
                 if not piece:
-                    raise wrong
+                    wrong.append("it broke off")
+                    raise ConnectionError("it broke off")
                 digest.update(piece)
                 left -= len(piece)
                 yield piece
             if key != "config" and digest.hexdigest() != name:
-                raise wrong  # nothing is written: pieces that raise make no object
+                wrong.append("its content is another one than its name says")
+                raise ValueError(wrong[0])  # nothing is written: pieces that raise make no object
 
+        if key.startswith("locks/"):
+            self.bridge.note_lock(key)
         condition = ABSENT if key == "config" and self.bridge.store.caps.put_if else None
         try:
             stat = self.bridge.store.put_stream(key, body(), if_match=condition)
-        except BadUpload:
+        except Exception:
+            if not wrong:
+                raise
+            log.info("an upload of %s is refused: %s", key, wrong[0])
             self.close_connection = True
             self._send(400)
             return
@@ -216,7 +250,3 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.bridge.store.delete(key)
         self._send(200)
-
-
-class BadUpload(Exception):
-    """What came is not what its name promises, or broke off."""

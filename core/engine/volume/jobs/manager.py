@@ -76,11 +76,13 @@ class JobManager:
         secrets: EngineSecrets,
         containers: Containers,
         root: Path,
+        reader: Secrets | None = None,
     ) -> None:
+        """Take the parts; `reader` also reads the keys of volumes."""
         self._state, self._volumes, self._containers = state, volumes, containers
         self._stores = Stores(plugins)
         self._engine_secrets = secrets
-        self._secrets = Secrets(engine_secrets=secrets.read)
+        self._secrets = reader or Secrets(engine_secrets=secrets.read)
         self._root = root
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -235,6 +237,7 @@ class JobManager:
             for part in plan.parts:
                 found = [getattr(part.options, name) for name in secret_fields(type(part.options))]
                 references += [r for r in found if r is not None]
+        if "password" in record.args:
             references.append(record.args["password"])
         given = {r: base64.b64encode(self._secrets.read(r)).decode() for r in references}
         if "password" in record.args and not base64.b64decode(given[record.args["password"]]).strip():

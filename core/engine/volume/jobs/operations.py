@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
 from engine.spec.mounts import ImageMount, Mount, Tmpfs
+from engine.spec.trees import SyncedTree
 from engine.volume.binds import check_name
 from engine.volume.jobs.layout import Layout, layout_of
 from engine.volume.jobs.manager import JobManager
@@ -178,6 +179,18 @@ class VolumeWork:
     def relabel(self, name: str, add: Mapping[str, str], remove: Sequence[str]) -> VolumeRecord:
         """Change labels. Raises NotFound."""
         return self._volumes.relabel(name, add, remove)
+
+    def scrub(self, name: str, *, accept: bool = False) -> JobRecord:
+        """Begin to read everything that a volume has, and to tell what is not as it should be.
+
+        With `accept` what is there counts from now on as what should be there. Raises NotFound, Locked, Forbidden.
+        """
+        _, plan, _ = self._volumes.layout(name)
+        for tree in plan.plan.by_kind(SyncedTree):
+            assert isinstance(tree, SyncedTree)
+            args = {"url": tree.store.url, "options": dict(tree.store.options), "accept": accept}
+            return self.jobs.start("scrub", name, args)
+        return self.jobs.start("scrub", name, {"how": "content"})
 
     def usage(self, name: str) -> JobRecord:
         """Begin to measure a volume. Raises NotFound."""

@@ -35,6 +35,7 @@ KINDS: Mapping[str, Kind] = {
     "snapshot": Kind("Taking a snapshot"),
     "rollback": Kind("Rolling back", exclusive=True),
     "clone": Kind("Cloning"),
+    "scrub": Kind("Scrubbing"),
     "usage": Kind("Measuring", content=True),
 }
 

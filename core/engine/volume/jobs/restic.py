@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.spec.errors import ApplyFailed, EngineError, Forbidden, NotFound, Unavailable
+from engine.spec.errors import ApplyFailed, Conflict, EngineError, Forbidden, NotFound, Unavailable
 from engine.spec.storage import Store
 from engine.volume.jobs.bridge import Bridge
 from engine.volume.jobs.work import Work
@@ -25,6 +25,7 @@ _ERRORS = (
     ("no snapshot found", NotFound, "the repository has no such snapshot"),
     ("invalid id", NotFound, "the repository has no such snapshot"),
     ("multiple IDs with prefix", NotFound, "more than one snapshot begins like that"),
+    ("snapshot is empty", Conflict, "the volume is empty: there is nothing to back up"),
     ("no space left on device", ApplyFailed, "the disk is full"),
     ("disk quota exceeded", ApplyFailed, "the disk is full"),
 )  # fmt: skip
@@ -95,7 +96,7 @@ class Repository:
                 if self._bridge.failure is not None:
                     raise self._bridge.failure
                 if code not in accept:
-                    raise _failure(arguments[0], code, errors.read().decode(errors="replace"))
+                    raise _failure(arguments[0], code, errors.read().decode(errors="replace")) from self._bridge.last
         return found
 
     def _lines(self, process: subprocess.Popen[bytes], turn: Callable[[], object] | None) -> Iterator[bytes]:
@@ -155,7 +156,7 @@ def _memory_file(data: bytes) -> Iterator[int]:
 def repository(work: Work, store: Store, password: bytes, cache: Path) -> Iterator[Repository]:
     """Serve a store as a repository meanwhile. Raises Unavailable, Forbidden, NotFound if it cannot be used at all."""
     store.check()
-    with Bridge(store) as bridge:
+    with Bridge(store, work.place.path / "locks") as bridge:
         yield Repository(work, bridge, password, cache)
 
 
