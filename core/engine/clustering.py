@@ -55,6 +55,7 @@ class Clustering:
         """Register, and follow. What fails is logged and tried again: the rest of the daemon works without."""
         if self._cluster is not None:
             self._cluster.start(strict=False)
+            self._spanning.started()
             self._started = True
             if fault := self._cluster.members.fault:
                 log.error("this node is not in the cluster: %s", fault)
@@ -115,6 +116,7 @@ class Clustering:
             saved = self._directory / _SAVED
             saved.touch(mode=0o600)
             saved.write_text(json.dumps(dataclasses.asdict(options)))
+            self._spanning.started()
             self._options, self._started = options, True
         return next(_row(s) for s in cluster.members.states() if s.own)
 

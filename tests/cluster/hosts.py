@@ -29,7 +29,7 @@ from tests.host import SECONDS, Done, EngineHost, skip_unless_possible, until
 GATEWAY, GATEWAY6 = "192.0.2.1", "2001:db8:2::1"
 WIRE = "wire"
 QUICK = ("--cluster-grace", "6")
-"""Seconds of patience with a node that gives no sign of life: tests are in a hurry."""
+"""Seconds of patience with a node that gives no sign of life, for tests that wait for its end."""
 
 
 def skip_unless_clusters_are_possible() -> None:
@@ -211,7 +211,9 @@ class ClusterHost(EngineHost):
 
     def until_healthy(self) -> None:
         """Wait until the doctor finds nothing wrong."""
-        until(lambda: self.engine("doctor", check=False).returncode == 0, f"{self.node}: {self.engine('doctor').stdout}")
+        until(
+            lambda: self.engine("doctor", check=False).returncode == 0, f"{self.node}: {self.engine('doctor').stdout}"
+        )
 
     def close(self) -> None:
         """End everything; a process that encrypts outlives its daemon, and would keep the machine."""
@@ -242,7 +244,7 @@ class TestCluster:
 
     __test__ = False
 
-    def __init__(self, hosts: int = 3, members: int = 1, mtu: int = 1500, options: Sequence[str] = QUICK) -> None:
+    def __init__(self, hosts: int = 3, members: int = 1, mtu: int = 1500, options: Sequence[str] = ()) -> None:
         self._stack = contextlib.ExitStack()
         self._sizes = hosts, members, mtu, tuple(options)
 
@@ -304,7 +306,9 @@ class TestCluster:
     def run_everywhere(self, network: str, *options: str, image: str = "busybox") -> None:
         """Start a container on every host: `c1` on node1, `c2` on node2 ..."""
         for host in self.hosts:
-            host.engine("run", "-d", "--name", f"c{host.number}", "--network", network, *options, image, "sleep", "1000")
+            host.engine(
+                "run", "-d", "--name", f"c{host.number}", "--network", network, *options, image, "sleep", "1000"
+            )
 
     def until_all_reach_all(self, target: str = "c{}", *options: str) -> None:
         """Wait until the container of each host gets answers from those of all others."""
@@ -325,7 +329,9 @@ class TestCluster:
         for host in self.hosts:
             in_use = {e["network"] for e in endpoints if e["node"] == host.node}
             wanted = {
-                (e["mac"], address.get(e["node"])) for e in endpoints if e["network"] in in_use and e["node"] != host.node
+                (e["mac"], address.get(e["node"]))
+                for e in endpoints
+                if e["network"] in in_use and e["node"] != host.node
             }
             seen = {(line.split()[0], line.split(" dst ")[1].split()[0]) for line in host.entries()["fdb"]}
             found += [f"{host.node} lacks {entry}" for entry in wanted - seen]
@@ -338,7 +344,7 @@ class TestCluster:
             list(pool.map(ClusterHost.clear, self.hosts))
 
     def assert_nothing_left(self) -> None:
-        """Fail unless no host has an entry, a tunnel or a bridge of a network that spans hosts, and etcd no endpoint."""
+        """Fail unless no host has an entry or a tunnel, and etcd nothing of networks and endpoints."""
         nothing = {"fdb": [], "neighbours": []}
         for host in self.hosts:
             until(lambda: host.entries() == nothing, f"no entries on {host.node}: {host.entries()}")  # noqa: B023
@@ -348,8 +354,8 @@ class TestCluster:
 
 
 @contextlib.contextmanager
-def cluster_of(hosts: int = 3, members: int = 1, **options: int) -> Iterator[TestCluster]:
-    """Run a cluster meanwhile; skips where none can run."""
+def cluster_of(hosts: int = 3, members: int = 1, options: Sequence[str] = ()) -> Iterator[TestCluster]:
+    """Run a cluster meanwhile, with further options for its daemons; skips where none can run."""
     skip_unless_clusters_are_possible()
-    with TestCluster(hosts, members, **options) as cluster:
+    with TestCluster(hosts, members, options=options) as cluster:
         yield cluster

@@ -130,6 +130,11 @@ async def plan(request: web.Request) -> web.Response:
     return reply(await call(request, _plan, services(request), request.match_info["id"]))
 
 
+async def verify(request: web.Request) -> web.Response:
+    """Ask all hosts whether a network that spans them is there as it should be."""
+    return reply(await call(request, services(request).networks.verify, request.match_info["id"]))
+
+
 def _plan(managers: Services, ref: str) -> JsonObject:
     record = managers.networks.get(ref)
     owners = managers.networks.plan(ref)
@@ -182,5 +187,6 @@ ROUTES = [
     web.post("/networks/{id}/connect", connect),
     web.post("/networks/{id}/disconnect", disconnect),
     web.get("/engine/networks/{id}/plan", plan),
+    web.post("/engine/networks/{id}/verify", verify),
     web.post("/engine/network/default", default),
 ]

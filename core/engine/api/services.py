@@ -352,6 +352,7 @@ class NetworkManager(Protocol):
     def remove(self, ref: str) -> None: ...  # noqa: D102
     def prune(self, filters: Filters | None = None, until: float | None = None) -> Sequence[str]: ...  # noqa: D102
     def plan(self, ref: str) -> Sequence[OwnerPlan]: ...  # noqa: D102
+    def verify(self, ref: str) -> JsonObject: ...  # noqa: D102
     def list(self, filters: Filters | None = None) -> Sequence[NetworkRecord]: ...  # noqa: D102
 
 
@@ -430,6 +431,7 @@ class VolumeWork(Protocol):
     def clone(self, name: str, new: str, consistency: str) -> JobRecord: ...  # noqa: D102
     def rename(self, name: str, new: str) -> VolumeRecord: ...  # noqa: D102
     def relabel(self, name: str, add: Mapping[str, str], remove: Sequence[str]) -> VolumeRecord: ...  # noqa: D102
+    def scrub(self, name: str, *, accept: bool) -> JobRecord: ...  # noqa: D102
     def usage(self, name: str) -> JobRecord: ...  # noqa: D102
 
 

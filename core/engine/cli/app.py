@@ -53,7 +53,7 @@ _IMAGES = (
 _VOLUME_WORK = (
     volume_work.backup, volume_work.restore, volume_work.backup_key, volume_work.export, volume_work.import_,
     volume_work.snapshot, volume_work.rollback, volume_work.clone, volume_work.rename, volume_work.update,
-    volume_work.usage, volume_work.jobs,
+    volume_work.usage, volume_work.scrub, volume_work.jobs,
 )  # fmt: skip
 _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...] = (
     ("container", "Containers", (
@@ -68,7 +68,8 @@ _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...]
     ("network", "Networks", (
         ("create", networks.create), ("ls", networks.ls), ("inspect", networks.inspect), ("rm", networks.rm),
         ("prune", networks.prune), ("connect", networks.connect), ("disconnect", networks.disconnect),
-        ("plan", networks.plan), ("graph", graph.graph),
+        ("plan", networks.plan), ("verify", networks.verify),
+        ("graph", graph.graph),
     )),
     ("volume", "Volumes", (
         ("create", volumes.create), ("ls", volumes.ls), ("inspect", volumes.inspect), ("rm", volumes.rm),

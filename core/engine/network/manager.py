@@ -20,6 +20,7 @@ from engine.network.publishing import Publishing
 from engine.network.replanning import announce, elect
 from engine.network.spanning import Spanning
 from engine.network.store import NetworkStore, Write
+from engine.network.verifying import result
 from engine.network.wayout import LOWEST_PRIORITY, WayOut
 from engine.plugins import Plugins
 from engine.reconcile import netns
@@ -545,6 +546,14 @@ class NetworkManager:
                 self._differences(endpoint.owner, sandboxes), True,
             ))  # fmt: skip
         return result
+
+    def verify(self, ref: str) -> views.JsonObject:
+        """Return whether a network that spans hosts is on each of them as it should be, after asking them all.
+
+        Raises NotFound, Unsupported for another network or without a cluster, Unavailable.
+        """
+        record = self.get(ref)
+        return result(record, self.spanning.verify(record))
 
     def _differences(self, owner: str, sandboxes: bool) -> tuple[Difference, ...]:
         return tuple(self._reconciler.diff(owner, sandboxes=sandboxes))

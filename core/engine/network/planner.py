@@ -134,6 +134,10 @@ class Planner:
         plan = _without_vlans(vet(plan, network, endpoint, driver=network.driver), network)
         return plan + Plan.of(extras(plan, network, attachment))
 
+    def reached_at(self, network: Network[Any], node: str, address: str) -> str:
+        """Return the address of another host as traffic of a network goes there; `address` is its own one."""
+        return self.underlay.reached_at(network.options, node, address) if self.underlay else address
+
     def peer_plan(self, network: Network[Any], peer: Peer) -> Plan:
         """Return what must exist on this host for an endpoint on another one."""
         if self.underlay is not None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from engine.cluster.cluster import Changes, Cluster, Remote
 from engine.cluster.model import ClusterEndpoint, ClusterNetwork
 from engine.cluster.networks import free_vni
+from engine.cluster.questions import Answer
 from engine.network.addresses import Addresses
 from engine.network.creation import Creation, NetworkRequest
 from engine.network.elsewhere import Elsewhere
@@ -28,6 +29,7 @@ from engine.network.planner import Planner
 from engine.network.replanning import Replanning
 from engine.network.store import NetworkStore
 from engine.network.underlay import Underlay
+from engine.network.verifying import Verifying
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound, Unavailable, Unsupported
 from engine.spec.network import Peer
@@ -66,19 +68,20 @@ class Spanning:
         self._replanning = Replanning(store, planner, reconciler)
         self._faults: dict[str, str] = {}
         self.cluster: Cluster | None = None
+        self._verifying: Verifying | None = None
 
     def enter(self, cluster: Cluster, directory: Path) -> None:
         """Be part of a cluster from now on; it is not started yet. `directory` keeps keys."""
         self.cluster = cluster
         self._planner.cluster = cluster
         self._planner.underlay = Underlay(cluster, self._reconciler, self._state, directory)
+        self._verifying = Verifying(self._store, self._planner, self._reconciler, cluster)
         cluster.watch(self)
 
     def exit(self) -> None:
         """Be in no cluster any more: its networks, which nobody here uses, are gone from this host."""
-        if self._underlay is not None:
-            self._underlay.close()
-        self.cluster = self._planner.cluster = self._planner.underlay = None
+        self.close()
+        self.cluster = self._verifying = self._planner.cluster = self._planner.underlay = None
         with self._creation.lock:
             for record in [n for n in self._store.networks() if n.scope == "global"]:
                 self._forget(record)
@@ -88,6 +91,8 @@ class Spanning:
         """End what goes on by itself. The networks go on."""
         if self._underlay is not None:
             self._underlay.close()
+        if self._verifying is not None:
+            self._verifying.close()
 
     def faults(self) -> list[str]:
         """Say, in sentences, what does not work between this host and its cluster."""
@@ -106,6 +111,17 @@ class Spanning:
 
     def _encrypts(self, record: NetworkRecord) -> bool:
         return wants_encryption(self._planner.network(record, "known").options)
+
+    def started(self) -> None:
+        """The cluster was started: answer what other hosts ask."""
+        if self._verifying is not None:
+            self._verifying.start()
+
+    def verify(self, record: NetworkRecord) -> list[Answer]:
+        """Return what each host says of a network. Raises Unsupported without a cluster, Unavailable."""
+        self._required(record.driver)
+        assert self._verifying is not None  # there is a cluster
+        return self._verifying.verify(record)
 
     # Networks
 

@@ -83,7 +83,11 @@ class Underlay:
 
     def peer(self, options: Options, peer: Peer) -> Peer:
         """Return an endpoint on another host as it is found from a network with these options."""
-        return peer.model_copy(update={"host": inner_address(peer.node)}) if wants_encryption(options) else peer
+        return peer.model_copy(update={"host": self.reached_at(options, peer.node, peer.host)})
+
+    def reached_at(self, options: Options, node: str, address: str) -> str:
+        """Return the address to which traffic for another node goes, from a network with these options."""
+        return inner_address(node) if wants_encryption(options) else address
 
     def mtu(self) -> int | None:
         """Return the largest packet that all hosts can send; None while nothing is known of it."""

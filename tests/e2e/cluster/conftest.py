@@ -21,3 +21,13 @@ def cluster(machines: TestCluster) -> Iterator[TestCluster]:
     yield machines
     machines.clear()
     machines.assert_nothing_left()
+
+
+@pytest.fixture
+def net(cluster: TestCluster) -> TestCluster:
+    """The cluster with an overlay `net`, and a container on each host that reaches those of the others."""
+    cluster.hosts[0].engine("network", "create", "-d", "overlay", "net")
+    cluster.run_everywhere("net")
+    cluster.until_all_reach_all()
+    cluster.until_consistent()
+    return cluster

@@ -42,7 +42,9 @@ def test_containers_reach_each_other_by_address_and_by_name(cluster: TestCluster
         assert address
         assert first.ping("c1", address)
         assert address in first.engine("exec", "c1", "nslookup", "c2").stdout
-    second.engine("run", "-d", "--name", "late", "--network", "net", "--network-alias", "db", "busybox", "sleep", "1000")
+    second.engine(
+        "run", "-d", "--name", "late", "--network", "net", "--network-alias", "db", "busybox", "sleep", "1000"
+    )
     until(lambda: first.ping("c1", "db"), "an alias on another host")
     second.engine("rm", "-f", "late")
     until(lambda: first.engine("exec", "c1", "nslookup", "db", check=False).returncode, "the end of the name")
@@ -53,7 +55,9 @@ def test_two_overlays_with_one_subnet_are_apart(cluster: TestCluster) -> None:
     first, second, _ = cluster.hosts
     for name in ("red", "blue"):
         first.engine("network", "create", "-d", "overlay", "--subnet", "10.77.0.0/24", name)
-        first.engine("run", "-d", "--name", f"{name}1", "--network", name, "--ip", "10.77.0.11", "busybox", "sleep", "1000")
+        first.engine(
+            "run", "-d", "--name", f"{name}1", "--network", name, "--ip", "10.77.0.11", "busybox", "sleep", "1000"
+        )
     for name, address in (("red", "10.77.0.12"), ("blue", "10.77.0.22")):
         second.engine("run", "-d", "--name", f"{name}2", "--network", name, "--ip", address, "busybox", "sleep", "1000")
     until(lambda: first.ping("red1", "10.77.0.12"), "an answer within red")

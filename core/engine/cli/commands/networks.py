@@ -246,3 +246,24 @@ def plan(
         changes = ", ".join(f"{name} is {seen}, not {wanted}" for name, (wanted, seen) in fields)
         rows.append((resource["owner"], resource["resource"], resource["state"], changes))
     write_columns(["OWNER", "RESOURCE", "STATE", "DIFFERENCE"], rows)
+
+
+def verify(
+    ctx: typer.Context,
+    network: Annotated[str, argument("NETWORK")],
+    format: Annotated[str, option("--format", metavar="FORMAT", help="json for everything")] = "",
+) -> int:
+    """Ask all hosts of the cluster whether a network is there as it should be; 1 if it is not."""
+    found = client_of(ctx).post(f"/engine/networks/{network}/verify") or {}
+    if format == "json":
+        print(json.dumps(found, indent=2))
+        return 0 if found["Ok"] else 1
+    rows = []
+    for host in found["Hosts"]:
+        problems = [*host["problems"], *(path["problem"] for path in host["paths"] if path["problem"])]
+        paths = ", ".join(f"{path['to']} {path['bytes']}" for path in host["paths"] if not path["problem"])
+        first, *others = problems or ["none"]
+        rows.append((host["node"], str(host["containers"]), str(host["entries"]), paths, first))
+        rows += [("", "", "", "", problem) for problem in others]
+    write_columns(["HOST", "CONTAINERS", "ENTRIES", "PATHS (BYTES)", "PROBLEMS"], rows)
+    return 0 if found["Ok"] else 1
