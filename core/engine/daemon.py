@@ -154,7 +154,9 @@ class Engine:
         self.containers = ContainerManager(
             store, creation, self.environment, conmon, self.images, self.networks, self.volumes, self.events
         )
-        self.jobs = JobManager(self.state, self.volumes, self.plugins, self.secrets, self.containers, data / "jobs")
+        self.jobs = JobManager(
+            self.state, self.volumes, self.plugins, self.secrets, self.containers, data / "jobs", secrets
+        )
         self._store = store
         self._watch: Watch | None = None
 

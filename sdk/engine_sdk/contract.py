@@ -88,6 +88,8 @@ from engine.spec.secret import SecretRef, secret_fields
 from engine.spec.shim import host_shim, shim_routes
 from engine.spec.storage import (
     ABSENT,
+    SCRUB_PART,
+    Checked,
     ShortRead,
     Stat,
     StorageCaps,
@@ -115,6 +117,7 @@ from engine.spec.volume import Volume, VolumeCaps, VolumeDriver, VolumePlan
 
 __all__ = [
     "ABSENT",
+    "SCRUB_PART",
     "AbsolutePath",
     "Address",
     "AddressRequest",
@@ -123,6 +126,7 @@ __all__ = [
     "Bind",
     "Bridge",
     "BridgePort",
+    "Checked",
     "Conflict",
     "DeadlineExceeded",
     "Directory",

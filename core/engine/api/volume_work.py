@@ -142,6 +142,12 @@ async def usage(request: web.Request) -> web.StreamResponse:
     return await _run(request, lambda work: work.usage(name))
 
 
+async def scrub(request: web.Request) -> web.StreamResponse:
+    """Read everything, and say what is not as it should be; with `accept=1` it counts as what should be from now on."""
+    name, accept = _name(request), flag(request, "accept")
+    return await _run(request, lambda work: work.scrub(name, accept=accept))
+
+
 async def rename(request: web.Request) -> web.Response:
     """Give another name: the parameter `name`, as for containers."""
     await call(request, services(request).volume_work.rename, _name(request), required(request, "name"))
@@ -201,6 +207,7 @@ ROUTES = [
     web.post(f"{_ONE}/rollback", rollback),
     web.post(f"{_ONE}/clone", clone),
     web.post(f"{_ONE}/usage", usage),
+    web.post("/engine/volumes/{name}/scrub", scrub),
     web.post(f"{_ONE}/rename", rename),
     web.post(f"{_ONE}/update", update),
 ]

@@ -13,7 +13,7 @@ from typing import ClassVar, Generic, Literal
 from typing_extensions import TypeVar
 
 from engine.spec.driver import Driver, SpecVersion, hookspec
-from engine.spec.errors import InvalidParameter, NotFound, Unavailable, Unsupported
+from engine.spec.errors import Conflict, InvalidParameter, NotFound, Unavailable, Unsupported
 from engine.spec.options import Options, StorageOptions
 from engine.spec.values import Frozen
 
@@ -22,6 +22,10 @@ StorageOptionsT = TypeVar("StorageOptionsT", bound=StorageOptions, default=Stora
 
 ABSENT: Literal["absent"] = "absent"
 """The condition of a write that must make a new object. No store has this word as an etag: theirs are quoted or hex."""
+
+
+SCRUB_PART = 8 << 20
+"""Bytes that `scrub` reads at once."""
 
 
 class ShortRead(Unavailable):
@@ -79,6 +83,19 @@ class Stat(Frozen):
     """Text that was stored with the object. Only `head` says it, and only where the store has it."""
     is_prefix: bool = False
     """Not an object, but what the keys below it have in common (in listings of one level)."""
+
+
+class Checked(Frozen):
+    """What `scrub` found of one object."""
+
+    key: str
+    """Its name; the stored one where no other is known."""
+    size: int = 0
+    """Bytes."""
+    problem: Literal["", "truncated", "swapped", "rolled-back", "missing", "damaged", "foreign"] = ""
+    """Empty if it is as it should be. `foreign`: not the store's, or not noted before; it is no damage."""
+    detail: str = ""
+    """In words for a person."""
 
 
 class Store(ABC):
@@ -144,6 +161,25 @@ class Store(ABC):
     def copy(self, source: str, target: str) -> Stat:
         """Copy an object, with its metadata, in the store. Raises NotFound, and Unsupported without `server_copy`."""
         raise Unsupported("this store does not copy objects by itself", hint="Read the object and write it again")
+
+    def scrub(self, *, accept: bool = False) -> Iterator[Checked]:
+        """Read every object to its end, and say of each whether it is as it should be.
+
+        Objects may be written meanwhile. With `accept`, what is there counts from now on as what should be there, where
+        the store knows such a thing. This default finds what cannot be read.
+        """
+        for stat in self.list():
+            try:
+                for start in range(0, stat.size, SCRUB_PART):
+                    self.get(stat.key, start, min(stat.size, start + SCRUB_PART))
+            except NotFound:
+                continue  # removed meanwhile
+            except (Conflict, ShortRead) as err:
+                now = self.head(stat.key)
+                if now is not None and now.etag == stat.etag and now.size == stat.size:
+                    yield Checked(key=stat.key, size=stat.size, problem="damaged", detail=str(err))
+                    continue
+            yield Checked(key=stat.key, size=stat.size)
 
     def check(self) -> None:
         """Return if the store can be used with these credentials; raise Unavailable, Forbidden or NotFound otherwise.

@@ -240,6 +240,25 @@ def usage(ctx: typer.Context, volume: Volume, format: Format = "", quiet: Quiet 
     write_rows([row], columns, format=format)
 
 
+def scrub(
+    ctx: typer.Context, volume: Volume,
+    accept: Annotated[bool, option("--accept", help="What is there counts as what should be there")] = False,
+    format: Format = "", detach: Detach = False, quiet: Quiet = False,
+) -> int:  # fmt: skip
+    """Read all of a volume, and show what is damaged, cut, exchanged, old or missing: then the exit code is 1."""
+    path = f"/engine/volumes/{volume}/scrub" + ("?accept=1" if accept else "")
+    done = _run(client_of(ctx), path, None, quiet=quiet or not is_terminal(2), detach=detach)
+    if not done:
+        return 0
+    rows = [{"Problem": p["problem"], "Name": p["key"], "Detail": p["detail"]} for p in done["problems"]]
+    write_rows(rows, {"Problem": "PROBLEM", "Name": "NAME", "Detail": "DETAIL"}, format=format)
+    if not quiet:
+        bad = sum(done["counts"].values())
+        read = f"{done['files']} objects, {bytes_decimal(done['bytes'], 3)}"
+        print(f"{read}, {bad} with a problem, {done['foreign']} not noted before", file=sys.stderr)
+    return int(bool(done["counts"]))
+
+
 def jobs(
     ctx: typer.Context, volume: Annotated[str, argument("[VOLUME]")] = "",
     cancel: Annotated[str, option("--cancel", metavar="JOB", help="Ask a job to give up")] = "",

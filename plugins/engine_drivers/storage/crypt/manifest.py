@@ -95,6 +95,16 @@ class Manifest:
                     raise
         raise AssertionError("unreachable")
 
+    def opens(self) -> bool:
+        """Tell whether there is a log, and this key opens it: that proves the key."""
+        try:
+            self.load()
+        except RolledBack:
+            return True
+        except Damaged:
+            return False
+        return self._head.generation > 0
+
     def _load(self) -> None:
         with self._lock:
             kinds = self._listed()
@@ -216,6 +226,11 @@ class Manifest:
         if short in self._retired:
             return "rolled-back", "it is an object that was replaced or removed before"
         return None
+
+    def knows(self, name: str) -> bool:
+        """Tell whether an object of that name should be there."""
+        with self._lock:
+            return name in self._objects
 
     def names(self) -> frozenset[str]:
         """Return the stored names of all objects that should be there."""
