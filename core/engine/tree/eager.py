@@ -75,7 +75,7 @@ class EagerHydration(Hydration):
 
     def _fetch_whole(self, entry: Entry, staged: Path) -> Entry | None:
         """Fetch one file into the staging directory, and return what it is; None if its object is gone."""
-        for tries in range(_TRIES):
+        for _ in range(_TRIES):
             fd = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 self._site.download(entry, fd)
@@ -87,15 +87,14 @@ class EagerHydration(Hydration):
                     self._site.gone(entry.path)
                     staged.unlink()
                     return None
-                if version_of(facts) == entry.version and tries:
-                    raise
-                entry = entry._replace(size=facts.size, version=version_of(facts), digest="")
+                if version_of(facts) != entry.version:
+                    entry = entry._replace(size=facts.size, version=version_of(facts), digest="")
             except EngineError:
                 staged.unlink()
                 raise
             finally:
                 os.close(fd)
-        raise Unavailable(f"{entry.path!r} cannot be fetched", why=f"it was changed {_TRIES} times while it was read")
+        raise Unavailable(f"{entry.path!r} cannot be fetched", why=f"{_TRIES} times it was changed or came incomplete")
 
     def ensure(self, path: str) -> None:
         """Nothing: all files are complete, or `prepare` has raised."""

@@ -177,8 +177,8 @@ class Journal:
     def change(self, call: Callable[[Database], T]) -> T:
         """Run a change in a transaction and return its result when it is on the disk.
 
-        Changes that wait at the same time are committed together. If the call raises, its transaction and those
-        together with it are undone, and the error is raised to all. Raises Unavailable when the disk is full.
+        Changes that wait at the same time are committed together; a call may run twice, if another one of them raises.
+        What the call raises is raised, and nothing of it has happened. Raises Unavailable when the disk is full.
         """
         work = _Work(call)
         with self._gate:
@@ -197,18 +197,26 @@ class Journal:
     def _commit(self) -> None:
         with self._gate:
             together, self._waiting = self._waiting, []
-        error: Exception | None = None
+        if len(together) > 1 and self._try(together) is None:
+            return
+        for work in together:  # alone, so that each has only its own error
+            work.error = self._try([work])
+
+    def _try(self, together: list[_Work]) -> Exception | None:
+        """Run changes in one transaction; return what was raised, and then none of them has happened."""
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for work in together:
                 work.result = work.call(self._writer)
             self._writer.execute("COMMIT")
-        except Exception as err:  # noqa: BLE001  # raised in each waiting thread
-            error = err
+        except Exception as err:  # noqa: BLE001  # raised in the waiting thread
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-        for work in together:
-            work.error, work.done = error, True
+            return err
+        finally:
+            for work in together:
+                work.done = True
+        return None
 
     # Reading
 
@@ -378,12 +386,13 @@ def update_removal(database: Database, path: str, version: str, digest: str) -> 
     database.execute("UPDATE removals SET version = ?, digest = ?, sent = '' WHERE path = ?", (version, digest, path))
 
 
-def end_removal(database: Database, removal: Removal) -> None:
-    """Note that an object is removed, unless the order was changed meanwhile."""
-    database.execute(
+def end_removal(database: Database, removal: Removal) -> bool:
+    """Note that an object is removed; return False if the order was changed meanwhile, and stands."""
+    ended = database.execute(
         "DELETE FROM removals WHERE seq = ? AND version = ? AND sent = ?", (removal.seq, removal.version, removal.sent)
     )
     mark_changed(database, [parent_of(removal.path)])
+    return ended.rowcount > 0
 
 
 def begin_swap(database: Database, swap: Swap) -> None:

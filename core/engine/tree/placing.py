@@ -92,8 +92,9 @@ class Placer:
         for start in range(0, entry.size, CHUNK):
             whole = entry.size <= CHUNK
             data = self.store.get(entry.path) if whole else self.store.get(entry.path, start, self._end(entry, start))
-            if whole and len(data) != entry.size:
-                raise ShortRead(f"{entry.path!r} has {len(data)} bytes instead of {entry.size}", why="it was changed")
+            wanted = self._end(entry, start) - start
+            if len(data) != wanted:
+                raise ShortRead(f"{entry.path!r} gave {len(data)} bytes instead of {wanted}", why="it was changed")
             digest.update(data)
             _write(descriptor, data, start)
         if entry.size > CHUNK:  # its parts may be of two objects

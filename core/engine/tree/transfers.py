@@ -239,20 +239,23 @@ class Transfers:
             if error:
                 self._failed(task, error)
             else:
-                self._succeeded(task, begun)
-            if error or outcome is Outcome.HELD:
+                self._succeeded(task)
+            if outcome in (Outcome.DONE, Outcome.SENT):
+                self._done[task.key] = begun
+            if error:
                 pass
-            elif outcome is Outcome.CHANGED:
+            elif outcome is Outcome.HELD:
+                self._push(task.key, time.monotonic() + _RECHECK)
+            elif outcome in (Outcome.CHANGED, Outcome.SENT):
                 task.changes += 1
-                self._push(task.key, time.monotonic() + min(1.0, 0.02 * 2**task.changes))
+                self._push(task.key, time.monotonic() + min(1.0, 0.02 * 2 ** min(task.changes, 6)))
             elif task.again:
                 task.again, task.changes = False, 0
                 self._push(task.key, time.monotonic())
             else:
                 del self._tasks[task.key]
+                self._done.pop(task.key, None)
                 self._forget(kind, path)
-            if outcome is Outcome.HELD and not error:
-                self._push(task.key, time.monotonic() + _RECHECK)
             self._changed.notify_all()
         if kind != "sidecar" and not error and outcome is not Outcome.HELD:
             self._want_sidecars(path)
@@ -268,8 +271,7 @@ class Transfers:
         elif kind == "remove" and self._removing.pop(path, None) is not None:
             self._above_removed -= Counter(parents(path))
 
-    def _succeeded(self, task: _Task, begun: float) -> None:
-        self._done[task.key] = begun
+    def _succeeded(self, task: _Task) -> None:
         task.tries = 0
         if self._failing:
             self._failing = 0

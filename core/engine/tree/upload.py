@@ -47,8 +47,10 @@ class Outcome(enum.Enum):
     """What became of a try."""
 
     DONE = enum.auto()
+    SENT = enum.auto()
+    """The store has it, and there is more: the file was changed meanwhile."""
     CHANGED = enum.auto()
-    """The file changed while it was read, or the journal while it was sent: look again."""
+    """The file changed while it was read, or the journal did: look again."""
     HELD = enum.auto()
     """Something else comes first."""
 
@@ -190,7 +192,7 @@ class Uploader:
             journal.put(database, [row._replace(version=version, digest=digest, sent="", state=state)])
             return clean
 
-        return Outcome.DONE if self._parts.journal.change(change) else Outcome.CHANGED
+        return Outcome.DONE if self._parts.journal.change(change) else Outcome.SENT
 
     def _stay(self, row: Row, err: EngineError) -> None:
         """Note that the store refuses the name of a file."""
@@ -254,8 +256,8 @@ class Uploader:
             self._parts.store.delete(removal.path)
         elif found is not None:
             self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")
-        self._parts.journal.change(lambda database: journal.end_removal(database, removal))
-        return Outcome.DONE
+        ended = self._parts.journal.change(lambda database: journal.end_removal(database, removal))
+        return Outcome.DONE if ended else Outcome.CHANGED
 
     def _ours(self, removal: Removal, found: Stat) -> bool:
         if version_of(found) == removal.version:

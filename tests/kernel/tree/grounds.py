@@ -67,14 +67,14 @@ class Place:
 
 
 def picture(root: Path, *, times: bool = True, owners: bool = True) -> dict[str, object]:
-    """All of a directory that must survive: content, kind, mode, owner, mtime, xattrs, targets, which names are one file."""
+    """All of a directory that must survive: content, kind, mode, owner, mtime, xattrs, target, hard links."""
     found: dict[str, object] = {}
     inodes: dict[int, str] = {}
     for path in sorted([root, *root.rglob("*")]):
         facts = path.lstat()
         name = str(path.relative_to(root))
         if stat.S_ISLNK(facts.st_mode):
-            content: object = os.readlink(path)
+            content: object = str(path.readlink())
         else:
             content = path.read_bytes() if stat.S_ISREG(facts.st_mode) else None
         xattrs = {n: os.getxattr(path, n, follow_symlinks=False) for n in os.listxattr(path, follow_symlinks=False)}
