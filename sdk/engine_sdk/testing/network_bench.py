@@ -46,7 +46,8 @@ class NetworkBench:
         self.case = case or _richest(subject)
         self.net = requests.network(subject, self.case)
         self._sandboxes = 0
-        for fact in self.net.links.values():
+        underlay = [self.net.underlay] if self.net.underlay else []
+        for fact in [*self.net.links.values(), *underlay]:
             if fact.mtu is None or fact.mac is None:
                 raise RuntimeError("the kit's links have MTU and MAC")
             host.add_wire(fact.name, mtu=fact.mtu, mac=fact.mac, addresses=fact.addresses)

@@ -96,7 +96,8 @@ def network(subject: Subject, case: Case, number: int = 1) -> Network[Any]:
 
 def _of_cluster(number: int) -> dict[str, Any]:
     """Return what only networks that span hosts have. The peers' hosts are in the same prefix."""
-    return {"vni": 4096 + number, "host": "192.0.2.200", "underlay": LinkFact(name="ecu0", mtu=1450)}
+    underlay = LinkFact(name="ecu0", mtu=1450, mac="02:ec:ff:00:00:ff", addresses=("192.0.2.200/24",))
+    return {"vni": 4096 + number, "host": "192.0.2.200", "underlay": underlay}
 
 
 def endpoint(
