@@ -31,6 +31,8 @@ from engine_sdk import (
     field_validator,
 )
 
+_SMALLEST = {"ext4": 16 << 20, "xfs": 300 << 20, "btrfs": 109 << 20}
+"""Bytes that mkfs.xfs (since 5.19) and mkfs.btrfs want at least."""
 _FLAGS = frozenset(get_args(MountOption))
 _IGNORED = frozenset({"rw", "defaults", "async", "exec"})
 _FIXED = frozenset({"suid", "dev"})
@@ -132,6 +134,9 @@ def _own(options: LocalOptions, words: dict[str, str]) -> LocalOptions:
         settled = LocalOptions.model_validate({**options.model_dump(), **given})
     except ValueError as err:
         raise InvalidParameter(f"invalid option o={options.o}", why=str(err)) from err
+    if 0 < settled.size < _SMALLEST[settled.fs]:
+        smallest = f"{_SMALLEST[settled.fs] >> 20}m"
+        raise InvalidParameter(f"size is too small for {settled.fs}", why=f"mkfs.{settled.fs} wants {smallest} at least")
     if not settled.size and settled.flags():
         raise InvalidParameter(f"o={options.o} needs something to mount", hint="Give type and device, or a size")
     return settled

@@ -17,6 +17,8 @@ from engine.volume.jobs.work import Work
 from engine.volume.populate import is_empty
 
 _COMMON = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", "--file=-")
+_END = bytes(1024)
+"""What every archive ends with: two blocks of zeroes."""
 _CHANGED = 1
 """Exit code of tar: some files changed while they were read."""
 
@@ -54,12 +56,12 @@ def _extract(work: Work) -> int:
     errors = (work.place.path / "tar.err").open("w+b")
     with errors, work.program(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors) as tar:
         assert tar.stdin is not None
-        count, problem = 0, None
+        count, problem, tail = 0, None, b""
         try:
             stream = decompressed(sys.stdin.buffer)
             while data := stream.read(CHUNK):
                 tar.stdin.write(data)
-                count += len(data)
+                count, tail = count + len(data), (tail + data)[-len(_END) :]
                 work.tell("Importing", count)
             tar.stdin.close()
         except BrokenPipeError:
@@ -73,8 +75,8 @@ def _extract(work: Work) -> int:
         raise problem
     if code:
         raise _refused(work, said)
-    if count == 0:
-        raise InvalidParameter("there is no archive", why="nothing came")
+    if tail != _END:  # tar takes one that was cut between two members
+        raise InvalidParameter("the archive is not whole", why="it has no end")
     return count
 
 
