@@ -48,7 +48,7 @@ def vet(volume: Volume, answer: object, given: Mapping[str, str]) -> VolumePlan:
     for resource in plan.resources:
         if type(resource) is not kind_of(resource.kind):
             raise fault(f"{type(resource).__name__} is not the resource of kind {resource.kind!r}")
-        for problem in (*_problems(resource, volume, given), *_keyed_problems(resource, volume, plan)):
+        for problem in (*_problems(resource, volume, given), *_problems_in_plan(resource, volume, plan)):
             raise fault(f"{'/'.join(resource.key)}: {problem}")
     made = [str(getattr(r, "target", getattr(r, "path", ""))) for r in plan.resources]
     if not any(answer.path == place or _below(answer.path, place) for place in made):
@@ -98,8 +98,8 @@ def _problems(resource: Resource, volume: Volume, given: Mapping[str, str]) -> I
             yield f"resources of kind {resource.kind!r} are not for volumes"
 
 
-def _keyed_problems(resource: Resource, volume: Volume, plan: Plan) -> Iterator[str]:
-    """What is wrong with a resource of an encrypted volume."""
+def _problems_in_plan(resource: Resource, volume: Volume, plan: Plan) -> Iterator[str]:
+    """What is wrong with a resource beside the others: key slots of another volume, data in no image of this one."""
     slots = (
         resource.path if isinstance(resource, KeySlots) else getattr(resource, "slots", f"{volume.data}/{SLOTS_FILE}")
     )
@@ -109,6 +109,8 @@ def _keyed_problems(resource: Resource, volume: Volume, plan: Plan) -> Iterator[
     match resource:
         case GocryptStore():
             yield from _data(resource.path, volume)
+        case SyncedTree() if not any(_below(resource.journal, image) for image in images):
+            yield from _data(resource.journal, volume)
         case EncryptedDirectory() if not any(_below(resource.path, image) for image in images):
             yield from _data(resource.path, volume)
         case FscryptKey() if resource.path != volume.data and resource.path not in images:
@@ -132,7 +134,6 @@ def _target(path: str, volume: Volume) -> Iterator[str]:
 
 
 def _tree(tree: SyncedTree, volume: Volume, given: Mapping[str, str]) -> Iterator[str]:
-    yield from _data(tree.journal, volume)
     if posixpath.dirname(tree.run) != volume.run:  # where helpers that nobody wants are looked for
         yield f"the directory of the helper has to be in {volume.run}"
     if not (_below(tree.path, volume.data) or _below(tree.path, volume.run)):
