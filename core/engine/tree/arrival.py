@@ -314,7 +314,9 @@ class Arrival:
             old = self._old.get(row.path)
             if row.path in stored:
                 self._finish(row)
-            elif remove and old is not None and old.version and not self._parts.journal.children(row.path):
+            elif old is None or not old.version:
+                continue
+            elif remove and not self._parts.journal.children(row.path):
                 self._remove_directory(row)
         root = self._parts.journal.row("")
         if root is not None:
@@ -322,17 +324,29 @@ class Arrival:
 
     def _finish(self, row: Row) -> None:
         if row.path not in self._new:
+            self._refresh(row)
             return
         then, now = (_plain(d.get("directory")) for d in (self._known(row.path), self._document(row.path)))
         ours = Attributes.parse(json.loads(row.attributes))._replace(mtime_ns=0)
         mine = "directory" not in self._known(row.path) or ours == then._replace(mtime_ns=0)
         if now.kind != "directory" or not mine:
+            self._refresh(row)
             return
         with self._parts.root.directory(row.path) as fd:
             attributes.apply(fd, ".", now)
             facts = os.fstat(fd)
         changed = row._replace(signature=Signature.of(facts), attributes=_text(now))
         self._change(lambda database: journal.put(database, [changed]))
+
+    def _refresh(self, row: Row) -> None:
+        """Note a directory's time after files were put into it: that is no change of its user's."""
+        with self._parts.root.directory(row.path) as fd:
+            facts = os.fstat(fd)
+            now = attributes.read(name_in(fd, "."), facts, "directory")
+        before = Attributes.parse(json.loads(row.attributes))
+        if Signature.of(facts) != row.signature and now == before._replace(mtime_ns=now.mtime_ns):
+            changed = row._replace(signature=Signature.of(facts), attributes=_text(now))
+            self._change(lambda database: journal.put(database, [changed]))
 
     def _remove_directory(self, row: Row) -> None:
         try:

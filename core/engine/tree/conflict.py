@@ -38,6 +38,8 @@ class Conflicts:
         `digest` is of the local content. Raises what the store raises, and OSError.
         """
         found = self._parts.store.head(row.path)
+        if found is None and not row.version:
+            return False
         if found is None:
             return self._base(row, "", "")  # somebody removed the object: ours is a new one
         if version_of(found) == row.version:

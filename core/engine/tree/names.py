@@ -11,6 +11,8 @@ RESERVED = ".engine-"
 """Beginning of names that are the engine's: sidecars, and files that drivers are still writing."""
 SIDECAR = ".engine-attributes.json"
 """Object beside those of a directory, with the attributes of its files: see `engine.tree.sidecar`."""
+STAGING = ".engine-staging"
+"""Directory of unfinished files in the root of a tree, where there is no other place on its file system."""
 NAME_MAX = 255
 """Bytes of a file's name (linux/limits.h)."""
 _CONFLICT = re.compile(r"\.conflict-[^/]+$")

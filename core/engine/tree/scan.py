@@ -17,7 +17,7 @@ from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Kind, kind_of
 from engine.tree.beneath import name_in
 from engine.tree.hydration import Signature
 from engine.tree.journal import Database, Row, parent_of
-from engine.tree.names import RESERVED, is_conflict_copy, unstorable
+from engine.tree.names import STAGING, is_conflict_copy, unstorable
 from engine.tree.parts import Parts
 from engine.tree.watch import Watch
 
@@ -156,7 +156,7 @@ class Scanner:
             why = "it is no file, directory or symbolic link"
         else:
             why = unstorable(path, self._parts.store.caps) or "the store refuses its name"
-        if not path.startswith(RESERVED):  # the staging directory itself
+        if path != STAGING:
             self._parts.health.note(STAYS_LOCAL, path, why)
 
 

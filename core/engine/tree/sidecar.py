@@ -37,6 +37,8 @@ FORMAT = 1
 _ABOUT = "Attributes of the files beside this object, written by Engine. See its documentation of remote volumes."
 _TRIES = 8
 """How often a sidecar is merged when somebody else always writes it first."""
+MERGED = "merged"
+"""Stands for the version of a sidecar that has more in it than is local: no object has it."""
 Document = Mapping[str, Any]
 EMPTY: Document = {}
 
@@ -102,18 +104,19 @@ class Sidecars:
         if noted is None:
             return
         own = self._journal.row(directory)
-        if own is None and directory:
+        if directory and (own is None or own.kind != "directory"):
             self._remove(noted)
             return
         ours = self._document(directory, json.loads(own.attributes) if own else None)
         base = _document_of(noted)
-        text = spell(ours["entries"], ours["directory"])
+        own_text = text = spell(ours["entries"], ours["directory"])
         for _ in range(_TRIES):
             if text == noted.document and noted.version:
                 break
             try:
                 version = self._put(sidecar_of(directory), text.encode(), noted.version)
-                noted = noted._replace(version=version, document=text)
+                # What others changed is not local yet: the next listing, or the next write, has to look again.
+                noted = noted._replace(version=version if text == own_text else MERGED, document=own_text)
                 break
             except Conflict:
                 theirs, version = self._read(directory)

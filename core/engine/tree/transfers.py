@@ -201,13 +201,18 @@ class Transfers:
         kind, path = task.key
         if kind == "upload":
             # A store may not be able to have both `a` and `a/b`: what is in the way goes first.
-            task.held = path in self._above_removed or any(p in self._removing for p in parents(path))
+            task.held = path in self._above_removed or self._below_removed(path) or ("sidecar", path) in self._tasks
         elif kind == "sidecar":
             task.held = self._busy[path] > 0 and now < task.since + _SIDECAR_WAIT
+            task.held |= path in self._removing or self._below_removed(path)
         if task.held and kind != "remove":
             self._push(task.key, now + _RECHECK)
             return True
         return False
+
+    def _below_removed(self, path: str) -> bool:
+        """Whether an object is still there, and is to be removed, that has the name of a directory of this path."""
+        return any(p in self._removing for p in parents(path))
 
     def _do(self, task: _Task) -> Outcome:
         kind, path = task.key

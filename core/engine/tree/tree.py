@@ -34,6 +34,7 @@ from engine.tree.eager import EagerHydration
 from engine.tree.health import Health
 from engine.tree.hydration import Hydration
 from engine.tree.journal import Journal
+from engine.tree.names import STAGING
 from engine.tree.parts import Parts
 from engine.tree.placing import Placer
 from engine.tree.scan import Found, Scanner
@@ -287,4 +288,4 @@ class Tree:
 def _staging(resource: SyncedTree, root: Root) -> Path:
     """Return where unfinished files are: beside the journal, or in the tree if the journal is on another disk."""
     beside = Path(resource.journal + ".staging")
-    return beside if os.stat(beside.parent).st_dev == root.device else Path(resource.path) / ".engine-staging"
+    return beside if os.stat(beside.parent).st_dev == root.device else Path(resource.path) / STAGING

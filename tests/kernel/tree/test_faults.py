@@ -209,12 +209,12 @@ def test_a_full_disk_degrades(tmp_path, store):
     """Local files on a small file system of their own: what does not fit is said, and what is there stays."""
     small = tmp_path / "b"
     small.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)]
+    argv = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(small)]
     if subprocess.run(argv, check=False, timeout=20).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
         with Place(tmp_path, store) as place:
-            (place.path / "large").write_bytes(os.urandom(8 << 20))
+            (place.path / "large").write_bytes(os.urandom(24 << 20))
             place.sync()
             other = Place(tmp_path, store, "b")
             with pytest.raises(EngineError, match="large"):
@@ -227,7 +227,7 @@ def test_a_full_disk_degrades(tmp_path, store):
                 (again.path / "fill").write_bytes(bytes(1 << 20))
                 again.sync()
                 with pytest.raises(OSError), (again.path / "fill").open("ab") as file:
-                    file.write(os.urandom(8 << 20))
+                    file.write(os.urandom(24 << 20))
                 with contextlib.suppress(EngineError):  # the journal may not fit any more: that is said
                     again.tree.barrier(5)
                 assert (again.path / "large").read_bytes() == b"small"
