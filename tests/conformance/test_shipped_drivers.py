@@ -37,6 +37,15 @@ class TestIpvlan(NetworkConformance):
     driver_name = "ipvlan"
 
 
+class TestOverlay(NetworkConformance):
+    driver_name = "overlay"
+
+
+class TestEncryptedOverlay(NetworkConformance):
+    driver_name = "overlay"
+    driver_options: ClassVar[Mapping[str, str]] = {"encrypted": "true"}
+
+
 class TestRange(IpamConformance):
     driver_name = "range"
 
