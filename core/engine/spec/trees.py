@@ -20,7 +20,9 @@ PHASE_TREE = 30
 TreeMode = Literal["sync", "on-demand"]
 """`sync`: all files are local before a container starts. `on-demand`: a file is fetched when it is first opened."""
 Durability = Literal["close", "fsync", "async"]
-"""When a change counts as safe to be uploaded: after the file was closed, after fsync(2) of it, or at any time."""
+"""How soon a change is uploaded: when the file that was written is closed, a second later, or five seconds later.
+
+fsync(2) is answered by the local disk in each of them: see `engine.tree.tree`."""
 
 
 class StoreSpec(Frozen):

@@ -34,6 +34,8 @@ STALL_SECONDS = 60.0
 """A mount is given up when nothing was fetched for so long, or for three times the tree's patience."""
 DRAIN_SECONDS = 10.0
 """The last unmount waits so long for what is still to be uploaded; the rest goes on in the background."""
+DEGRADED_SECONDS = 2.0
+"""It waits no longer than that for a store that does not answer."""
 STATUS_SECONDS = 2.0
 """For a question that somebody waits for, with nothing to wait for."""
 _DEATHS = 3
@@ -192,7 +194,7 @@ class Trees:
             remaining = max(0.0, end - time.monotonic())
             try:
                 left = client.barrier(remaining if progress is None else min(remaining, 1.0))
-                if left == 0 or remaining == 0.0:
+                if left == 0 or time.monotonic() >= end:
                     return left
                 if progress is not None:
                     progress(client.status(STATUS_SECONDS))
@@ -208,6 +210,8 @@ class Trees:
         """Wait for a while until nothing is left to be uploaded; tell whether it is so."""
         if not record.exposed:
             return True  # nobody has written
+        if all(status.state == "degraded" for status in self.status(record)):
+            seconds = min(seconds, DEGRADED_SECONDS)
         try:
             left = self.barrier(record, seconds)
         except EngineError as err:

@@ -33,7 +33,7 @@ class RemoteOptions(VolumeOptions):
         default="sync", description="sync: everything is local before a container starts; on-demand: on first access"
     )
     durability: Literal["close", "fsync", "async"] = Field(
-        default="close", description="When a change is due for upload: after close, after fsync, or at any time"
+        default="close", description="When a change is uploaded: at close, a second later (fsync), or five (async)"
     )
     cache_size: int = Field(
         default=0, ge=0, description="With on-demand: local bytes of files before unused ones are given up; 0: no limit"

@@ -206,10 +206,12 @@ def test_a_server_that_is_down(clean: EngineHost, bucket: Bucket, tmp_path: Path
         clean.engine("exec", "writer", "sh", "-c", "echo old > /v/old")
         clean.engine("volume", "sync", "vol")
     finally:
+        for pid in clean.run("pgrep", "-f", f"server -dir={tmp_path}").stdout.split():
+            os.kill(int(pid), signal.SIGKILL)  # asked politely, it takes ten seconds
         server.__exit__(None, None, None)
     clean.engine("exec", "writer", "sh", "-c", "cat /v/old; echo new > /v/new; mv /v/old /v/older")
-    until(lambda: status(clean, "vol")["State"] == "degraded", "the volume is degraded")
-    assert status(clean, "vol")["Reason"]
+    found = until(lambda: (now := status(clean, "vol"))["State"] == "degraded" and now, "the volume is degraded")
+    assert other.place.options["endpoint-url"].removeprefix("http://") in found["Reason"]
     clean.kill_daemon()
     clean.start_daemon()
     assert clean.engine("ps", "-q").stdout.split()
