@@ -153,6 +153,13 @@ class Hydration(ABC):
         The tree asks before it reads a file to upload it, and when the journal knows nothing of it.
         """
 
+    def changing(self, descriptor: int) -> bool:
+        """Return whether the strategy itself is changing an open file, or was when the helper ended: it is none.
+
+        Such a file's times are not its own, and say nothing; `settle` follows.
+        """
+        return False
+
     def descriptors(self) -> Sequence[int]:
         """Return descriptors that whoever runs a container on the tree holds open as long as that runs: none.
 

@@ -166,6 +166,14 @@ class OnDemandHydration(Hydration):
             return False
         return found is None or self._fills.present(found)
 
+    def changing(self, descriptor: int) -> bool:
+        """Return whether the attribute has the file's own times, since ours are on the file."""
+        try:
+            found = contents.read(descriptor)
+        except UnknownContent:
+            return False
+        return found is not None and found.begun
+
     def usage(self) -> Usage:
         """Return how many bytes are held here; what programs write and remove is seen once a minute."""
         return Usage(self._evictor.usage())

@@ -132,12 +132,17 @@ class Scanner:
                 return
             text = _text(attributes.read(name_in(fd, entry.name), facts, kind))
             complete = kind != "file" or self._complete(path, row)
+            if complete is None:
+                return
             seen.append(_Seen(path, kind, signature, facts.st_nlink, text, complete))
         except FileNotFoundError:  # removed since the directory was read: a later scan sees that
             pass
 
-    def _complete(self, path: str, row: Row | None) -> bool:
-        """Whether a file's content is here. Only a placeholder, or a file of unknown origin, is opened for that."""
+    def _complete(self, path: str, row: Row | None) -> bool | None:
+        """Whether a file's content is here; None if it is just being fetched or given up.
+
+        Only a placeholder, or a file of unknown origin, is opened for that.
+        """
         if row is not None and row.hydrated and row.state != "remote":
             return True
         hydration = self._parts.hydration
@@ -146,7 +151,7 @@ class Scanner:
         except OSError:  # not there, or another thing, or refused: looked at again when it is read
             return row is None or row.hydrated
         try:
-            return hydration.complete(fd)
+            return None if hydration.changing(fd) else hydration.complete(fd)
         finally:
             os.close(fd)
 
