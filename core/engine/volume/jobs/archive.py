@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.image.compression import CHUNK, DECOMPRESSION_ERRORS, decompressed
 from engine.spec.errors import ApplyFailed, Conflict, EngineError, InvalidParameter
-from engine.volume.jobs.content import empty
+from engine.volume.jobs.content import empty, is_full
 from engine.volume.jobs.work import Work
 from engine.volume.populate import is_empty
 
@@ -81,7 +81,7 @@ def _extract(work: Work) -> int:
 
 
 def _refused(work: Work, said: str) -> EngineError:
-    if "No space left" in said or "Disk quota exceeded" in said:
+    if "No space left" in said or "Disk quota exceeded" in said or is_full(work.path):
         return ApplyFailed(f"the archive does not fit into volume {work.volume}", why="its disk is full")
     return InvalidParameter("the archive cannot be unpacked", why=_last_words(said))
 

@@ -13,7 +13,7 @@ from typing import Any
 from engine.plugins import Plugins
 from engine.spec.errors import ApplyFailed, Conflict, NotFound
 from engine.storage.stores import Stores
-from engine.volume.jobs.content import empty
+from engine.volume.jobs.content import empty, is_full
 from engine.volume.jobs.restic import Message, Repository, repository
 from engine.volume.jobs.work import Work
 from engine.volume.populate import is_empty
@@ -116,7 +116,7 @@ def _restore(work: Work, repo: Repository, snapshot: Message, before: int) -> No
             turn=lambda: work.tell("Restoring", repo.transferred - before),
         )  # fmt: skip
     except ApplyFailed as err:
-        if os.statvfs(work.path).f_bavail * os.statvfs(work.path).f_frsize < _WORTH:
+        if is_full(work.path):
             raise ApplyFailed(
                 f"volume {work.volume} cannot be restored", why="its disk is full",
                 hint="What was restored is incomplete. Make the volume larger, and restore again with --force",

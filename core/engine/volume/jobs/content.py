@@ -1,4 +1,4 @@
-"""Takes away the content of a volume as a whole."""
+"""The content of a volume as a whole: take it away, and is there room for more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 _ALWAYS = frozenset({"lost+found"})
 """What a file system makes by itself."""
+_ROOM = 1 << 20
 
 
 def empty(path: Path) -> None:
@@ -21,3 +22,9 @@ def empty(path: Path) -> None:
             shutil.rmtree(entry.path)
         else:
             os.unlink(entry.path)  # noqa: PTH108 - the entry has a text
+
+
+def is_full(path: Path) -> bool:
+    """Tell whether a file system has less than 1 MiB left, or no inode."""
+    facts = os.statvfs(path)
+    return facts.f_bavail * facts.f_frsize < _ROOM or (facts.f_files > 0 and facts.f_favail == 0)

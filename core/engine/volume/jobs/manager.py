@@ -9,6 +9,7 @@ import secrets as random_names
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -87,6 +88,7 @@ class JobManager:
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._watchers: dict[str, threading.Thread] = {}
+        self._followed: Counter[str] = Counter()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         """Processes that this daemon started: to be waited for, so that nothing is left of them."""
 
@@ -100,8 +102,9 @@ class JobManager:
         return self._current(found[0])
 
     def list(self, volume: str = "") -> list[JobRecord]:
-        """Return the jobs of a volume, or all, the oldest first. Raises NotFound for the volume."""
+        """Return the jobs of a volume, or of all that there are, the oldest first. Raises NotFound for the volume."""
         id = self._volumes.get(volume).id if volume else ""
+        self._forget_gone()
         return [self._current(r) for r in self._all() if not id or r.volume == id]
 
     def cancel(self, id: str) -> JobRecord:
@@ -117,6 +120,20 @@ class JobManager:
 
         What `report` raises passes through; the job goes on. Raises why the job failed, Conflict if it was cancelled.
         """
+        with self._lock:
+            self._followed[id] += 1
+        try:
+            record = self._until_state(id, report)
+        finally:
+            with self._lock:
+                self._followed[id] -= 1
+        if record.state == "cancelled":
+            raise Conflict(f"{record.kind} of volume {record.name} was cancelled")
+        if record.state == "failed":
+            raise record.failure()
+        return record
+
+    def _until_state(self, id: str, report: Report) -> JobRecord:
         last: Mapping[str, Any] = {}
         while True:
             record = self._read(id)
@@ -125,14 +142,9 @@ class JobManager:
                 last = progress
                 report(progress)
             if record.state != "running":
-                break
+                return record
             if self._stopping.wait(_LOOK_SECONDS):
                 raise Conflict("the engine stops; the job goes on", hint=f"See: engine volume jobs {record.name}")
-        if record.state == "cancelled":
-            raise Conflict(f"{record.kind} of volume {record.name} was cancelled")
-        if record.state == "failed":
-            raise record.failure()
-        return record
 
     def users(self) -> builtins.list[str]:
         """Return the names under which running jobs use volumes: a restart keeps what they have mounted."""
@@ -166,6 +178,7 @@ class JobManager:
         Raises NotFound, Conflict (another job has the volume, or it is in use), and what mounting raises.
         """
         found = self._volumes.get(volume)
+        self._forget_gone()
         record = JobRecord(
             id=random_names.token_hex(6), volume=found.id, name=volume, kind=kind, args=dict(args),
             created=_now(), attempts=1,
@@ -432,6 +445,14 @@ class JobManager:
 
     def _write(self, record: JobRecord) -> None:
         self._state.put(KIND, record.id, record.model_dump(mode="json"))
+
+    def _forget_gone(self) -> None:
+        """Forget ended jobs of volumes that are gone, unless somebody still waits for the answer."""
+        there = {volume.id for volume in self._volumes.list()}
+        with self._lock:
+            for record in self._all():
+                if record.volume not in there and record.state != "running" and not self._followed[record.id]:
+                    self._forget(record)
 
     def _forget(self, record: JobRecord) -> None:
         self._state.delete(KIND, record.id)
