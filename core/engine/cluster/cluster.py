@@ -128,7 +128,9 @@ class Cluster:
         """Say, in sentences, what is wrong between this node and the cluster."""
         found = [f"this node is not in the cluster: {self.members.fault}"] if self.members.fault else []
         with self._guard:
-            found += [f"the {what} of the cluster are not heard of: {why}" for what, why in self._away.items() if why]
+            away = {what: why for what, why in self._away.items() if why}
+        if away and not found:
+            found = [f"the {' and '.join(away)} of the cluster are not heard of: {next(iter(away.values()))}"]
         return found
 
     def garbage(self) -> list[str]:

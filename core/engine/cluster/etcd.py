@@ -296,6 +296,8 @@ def _unreachable(endpoint: str, why: str) -> Unavailable:
 
 def _explained(endpoint: str, err: grpc.RpcError, user: bool) -> EngineError:
     code, text = err.code(), (err.details() or "").removeprefix("etcdserver: ")
+    if text.startswith("failed to connect"):
+        text = text.rpartition(": ")[2]  # before that is how gRPC came to it
     if "lease not found" in text:
         return LeaseLost("the lease has ended", why="nobody kept it")
     if "user name is empty" in text or code == grpc.StatusCode.UNAUTHENTICATED:

@@ -249,7 +249,7 @@ class Membership:
             self._hurry.clear()
             if self._closed.is_set():
                 return
-            was, settled = settled, self._stay()
+            was, settled = settled and self._registered, self._stay()
             if settled and not was:
                 log.info("node %s is in the cluster", self._node.name)
                 self._tell()

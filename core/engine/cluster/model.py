@@ -114,7 +114,7 @@ class ClusterEndpoint(Document):
     @property
     def claims(self) -> tuple[str, ...]:
         """The keys of what it has for itself: its MAC and its addresses."""
-        own = [f"mac/{self.mac}", *(f"address/{a.partition('/')[0]}" for a in self.addresses)]
+        own = [*(f"address/{a.partition('/')[0]}" for a in self.addresses), f"mac/{self.mac}"]
         return tuple(f"{CLAIMS}{self.network}/{claim}" for claim in own)
 
 

@@ -163,8 +163,10 @@ class View:
         """Whether all endpoints were heard of once."""
         return self.follower is not None and self.follower.wait(0)
 
-    def __contains__(self, address: object) -> bool:
-        return address in self.addresses
+    def taken(self) -> frozenset[str]:
+        """Return the addresses that endpoints on all hosts have, as far as was heard."""
+        with self._peers._wake:
+            return frozenset(self.addresses)
 
     def reset(self, listing: Listing) -> None:
         """Take in all endpoints (called by the follower)."""

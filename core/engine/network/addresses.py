@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Container, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -35,7 +35,7 @@ class TakenAddresses:
         self.owners = owners
         self.last: str | None = next(reversed(owners), None)
         self.fixed: Set[str] = frozenset()
-        self.elsewhere: Container[str] = frozenset()
+        self.elsewhere: Set[str] = frozenset()
         """Those that endpoints on other hosts have."""
         self._strangers: dict[str, float] = {}
 

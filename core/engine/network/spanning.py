@@ -237,7 +237,7 @@ class Spanning:
             self._underlay.secure(record.id)
         view = cluster.use(record.id)
         try:
-            elsewhere = Elsewhere(view)
+            elsewhere = Elsewhere(view.taken)
             if view.follower is not None and not view.follower.wait(LISTING_SECONDS):
                 elsewhere.learn(cluster.endpoints.taken(record.id))
             for attempt in range(ATTEMPTS):
