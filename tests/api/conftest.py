@@ -58,7 +58,8 @@ class Server:
         return Services(
             containers=self.containers, images=self.images, networks=self.networks, volumes=self.volumes,
             events=self.events, plugins=Plugins(), doctor=self.doctor,
-            volume_work=self.volume_work, nodes=FakeNodes(), secrets=SecretStore(Path(self.hosts[0].removeprefix("unix://")).parent / "secrets"),
+            volume_work=self.volume_work,
+            nodes=FakeNodes(), secrets=SecretStore(Path(self.hosts[0].removeprefix("unix://")).parent / "secrets"),
             instance=Instance("0123abcd", "/data", "/run", "crun", {"crun": "1.8.1"}, ("beware",)),
         )  # fmt: skip
 

@@ -140,7 +140,8 @@ def test_archives(machine: EngineHost, tmp_path: Path) -> None:
 
 
 def test_disk_usage_and_prune(machine: EngineHost) -> None:
-    machine.engine("run", "--name", "user", "-v", "data:/d", "busybox", "dd", "if=/dev/zero", "of=/d/f", "bs=1M", "count=3")
+    write = ("dd", "if=/dev/zero", "of=/d/f", "bs=1M", "count=3")
+    machine.engine("run", "--name", "user", "-v", "data:/d", "busybox", *write)
     rows = machine.docker("system", "df", "-v", "--format", "{{json .Volumes}}").stdout
     row = next(r for r in json.loads(rows) if r["Name"] == "data")
     assert (row["Links"], row["Size"][:1]) == ("1", "3")

@@ -516,7 +516,7 @@ class ContainerManager:
         """Return (name, runs) of the containers made from an image."""
         return [(c.name, c.state.running) for c in self._store.all() if c.image_id == image_id]
 
-    def running(self, ids: Collection[str]) -> list[str]:
+    def running(self, ids: Collection[str]) -> builtins.list[str]:
         """Return those of the ids whose containers run and are not paused."""
         return [c.id for c in self._store.all() if c.id in ids and c.state.status == "running"]
 

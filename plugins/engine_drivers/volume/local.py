@@ -135,8 +135,8 @@ def _own(options: LocalOptions, words: dict[str, str]) -> LocalOptions:
     except ValueError as err:
         raise InvalidParameter(f"invalid option o={options.o}", why=str(err)) from err
     if 0 < settled.size < _SMALLEST[settled.fs]:
-        smallest = f"{_SMALLEST[settled.fs] >> 20}m"
-        raise InvalidParameter(f"size is too small for {settled.fs}", why=f"mkfs.{settled.fs} wants {smallest} at least")
+        least = f"mkfs.{settled.fs} wants {_SMALLEST[settled.fs] >> 20}m at least"
+        raise InvalidParameter(f"size is too small for {settled.fs}", why=least)
     if not settled.size and settled.flags():
         raise InvalidParameter(f"o={options.o} needs something to mount", hint="Give type and device, or a size")
     return settled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import threading
 import time
@@ -85,7 +86,7 @@ def within(function: Callable[[], Any], seconds: float = SECONDS) -> Any:
     def run() -> None:
         try:
             results.append(function())
-        except BaseException as err:  # raised where it is waited for
+        except BaseException as err:  # noqa: BLE001 - raised where it is waited for
             errors.append(err)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -156,8 +157,9 @@ def look(path: Path) -> dict[str, Any]:
             content = str(entry.readlink())
         elif entry.is_file():
             content = entry.read_bytes()
-        attributes = {a: os.getxattr(entry, a, follow_symlinks=False) for a in os.listxattr(entry, follow_symlinks=False)}
-        holes = entry.is_file() and not entry.is_symlink() and facts.st_size > 1 << 20 and facts.st_blocks * 512 < 1 << 20
+        known = os.listxattr(entry, follow_symlinks=False)
+        attributes = {a: os.getxattr(entry, a, follow_symlinks=False) for a in known}
+        holes = stat.S_ISREG(facts.st_mode) and facts.st_size > 1 << 20 > facts.st_blocks * 512
         same = first.setdefault(facts.st_ino, name)
         times = facts.st_mtime_ns if entry.is_file() else 0
         found[name] = (facts.st_mode, facts.st_uid, facts.st_gid, times, content, attributes, holes, same)

@@ -26,7 +26,7 @@ from engine.spec.errors import (
     Unavailable,
 )
 from engine.spec.mounts import Tmpfs
-from engine.volume import populate
+from engine.volume import copying
 
 
 @isolated
@@ -296,20 +296,20 @@ def test_interrupted_population_is_completed(tmp_path: Path, monkeypatch: pytest
     world.volumes.create("vv")
     path = world.volumes.mount("vv", "u")
     copies = iter([None, None, OSError(28, "No space left on device")])
-    original = populate._copy_content
+    original = copying.copy_content
 
     def failing(*args: object) -> None:
         original(*args)  # type: ignore[arg-type]
         if (err := next(copies, None)) is not None:
             raise err
 
-    monkeypatch.setattr(populate, "_copy_content", failing)
+    monkeypatch.setattr(copying, "copy_content", failing)
     with pytest.raises(ApplyFailed, match="No space"):
         world.volumes.populate("vv", source)
     done = [p for p in path.iterdir() if p.name != "again"]
     assert [p.read_text() for p in done] == [p.name[1:] for p in done]  # whole files only
     assert len(done) < 5
-    (path / f"{populate._PREFIX}left").touch()  # as a kill would leave
+    (path / f"{copying._UNFINISHED}left").touch()  # as a kill would leave
     after = world.restarted(live=("u",))
     assert after.volumes.populate("vv", source)
     assert sorted(p.name for p in path.iterdir()) == ["again", "f0", "f1", "f2", "f3", "f4"]
