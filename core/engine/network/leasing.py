@@ -22,7 +22,7 @@ from engine.network.store import NetworkStore
 from engine.plugins import Plugins
 from engine.reconcile import neighbourhood
 from engine.reconcile.applier import Sandbox
-from engine.reconcile.dhcp import Client, NoAnswer, Refused
+from engine.reconcile.dhcp import Client, NoAnswer, Refused, Stopped
 from engine.spec.errors import Conflict, DeadlineExceeded, EngineError
 from engine.spec.ipam import IpamDriver
 
@@ -47,7 +47,7 @@ class Leasing:
         self._due: dict[str, float] = {}
         self._unsure: set[str] = set()
         self._wake = threading.Condition()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._workers: ThreadPoolExecutor | None = None
 
@@ -123,17 +123,17 @@ class Leasing:
             self._unsure.discard(endpoint.id)
 
     def close(self) -> None:
-        """End the threads. The leases go on."""
+        """End the threads, at once also while a server does not answer. The leases go on."""
         with self._wake:
-            self._closed = True
+            self._closed.set()
             self._wake.notify()
         if self._thread is not None and self._workers is not None:
             self._thread.join()
-            self._workers.shutdown()
+            self._workers.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
         with self._wake:
-            while not self._closed:
+            while not self._closed.is_set():
                 now = time.time()
                 for id in [id for id, due in self._due.items() if due <= now]:
                     del self._due[id]  # it comes back with a new time
@@ -151,11 +151,13 @@ class Leasing:
             if lease != endpoint.lease:
                 self._changed(endpoint, lease)
             again = _next(lease) if lease else time.time() + SOONEST
+        except Stopped:
+            return
         except Exception:  # a lease must not be forgotten because something else failed
             log.exception("the lease of container %s could not be looked after", endpoint.container.name)
             again = time.time() + SOONEST
         with self._wake:
-            if self._store.endpoint(id) is not None and not self._closed:
+            if self._store.endpoint(id) is not None and not self._closed.is_set():
                 self._due[id] = again
                 self._wake.notify()
 
@@ -164,7 +166,7 @@ class Leasing:
         record = self._store.get(endpoint.network)
         age = time.time() - lease.obtained
         try:
-            with self._client(record, endpoint) as client:
+            with self._client(record, endpoint, self._closed) as client:
                 try:
                     if age >= lease.seconds:
                         return client.acquire(ANSWER_SECONDS, lease.address.partition("/")[0])
@@ -186,10 +188,10 @@ class Leasing:
             log.info("the lease of container %s has no link: %s", endpoint.container.name, err)
             return lease
 
-    def _client(self, record: NetworkRecord, endpoint: Attachment) -> Client:
+    def _client(self, record: NetworkRecord, endpoint: Attachment, stop: threading.Event | None = None) -> Client:
         options = ipam_options(self._plugins, record.ipam_driver, dict(record.ipam_options))
         name = endpoint.container.hostname if getattr(options, "hostname", True) else ""
-        return Client(_sandbox(endpoint), endpoint.ifname, identity(record, endpoint), name)
+        return Client(_sandbox(endpoint), endpoint.ifname, identity(record, endpoint), name, stop)
 
 
 def identity(record: NetworkRecord, endpoint: Attachment) -> bytes:

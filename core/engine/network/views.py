@@ -54,10 +54,19 @@ def _member(endpoint: Attachment) -> JsonObject:
     return {
         "Name": endpoint.container.name,
         "EndpointID": endpoint.id,
-        "MacAddress": endpoint.mac if endpoint.addresses else "",
+        "MacAddress": _mac(endpoint),
         "IPv4Address": next((a for a in endpoint.addresses if family_of(a) == 4), ""),
         "IPv6Address": next((a for a in endpoint.addresses if family_of(a) == 6), ""),
     }
+
+
+def _mac(endpoint: Attachment) -> str:
+    """Return the hardware address that the endpoint's link has of its own; "" where it has its parent's (ipvlan).
+
+    The driver's plan says so: it gives the link the address, or does not.
+    """
+    own = f'"{endpoint.mac}"'
+    return endpoint.mac if endpoint.addresses and own in endpoint.plan else ""
 
 
 def endpoint_settings(endpoint: Attachment) -> JsonObject:
@@ -75,7 +84,7 @@ def endpoint_settings(endpoint: Attachment) -> JsonObject:
         "IPAMConfig": {k: v for k, v in wishes.items() if v} or None,
         "Links": None,
         "Aliases": list(endpoint.settings.aliases) or None,
-        "MacAddress": endpoint.mac if endpoint.addresses else "",
+        "MacAddress": _mac(endpoint),
         "DriverOpts": dict(endpoint.settings.driver_opts) or None,
         "GwPriority": endpoint.settings.gw_priority,
         "NetworkID": endpoint.network,

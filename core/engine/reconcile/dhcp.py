@@ -11,6 +11,7 @@ import errno
 import logging
 import secrets
 import select
+import threading
 import time
 from collections.abc import Mapping
 
@@ -23,6 +24,8 @@ from engine.spec.values import pack
 log = logging.getLogger("engine.reconcile")
 PATIENCE = 0.5
 """Seconds to wait for the first answer; twice as long each further time. (The RFC has 4 s, for slower times.)"""
+LONGEST_LOOK = 0.25
+"""Seconds after which it is looked whether to go on waiting."""
 _ASKED_FOR = bytes((dm.MASK, dm.ROUTERS, dm.DNS, dm.DOMAIN, dm.SECONDS, dm.SERVER, dm.RENEW, dm.REBIND))
 _LARGEST = 1472
 _FOREVER = 0xFFFF_FFFF
@@ -37,13 +40,21 @@ class Refused(Exception):
     """A server refused the address (DHCPNAK): it may not be used any longer."""
 
 
+class Stopped(Exception):
+    """Nothing is known: the wait for an answer was ended from outside."""
+
+
 class Client:
     """Speaks on one link. A context manager; FileNotFoundError or OSError when there is no such sandbox or link.
 
     `identity` is by what a server knows the client (option 61): it stays when the hardware address changes.
     """
 
-    def __init__(self, sandbox: Sandbox, link: str, identity: bytes, hostname: str = "") -> None:
+    def __init__(
+        self, sandbox: Sandbox, link: str, identity: bytes, hostname: str = "", stop: threading.Event | None = None
+    ) -> None:
+        """When `stop` is set, every method that waits raises Stopped within half a second."""
+        self._stop = stop or threading.Event()
         self._socket = PacketSocket(sandbox, link, ETH_IP, dm.FILTER)
         self._options: dict[int, bytes] = {dm.IDENTITY: identity}
         if hostname:
@@ -135,7 +146,9 @@ class Client:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         while (left := end - time.monotonic()) > 0:
-            if not poll.poll(left * 1000):
+            if self._stop.is_set():
+                raise Stopped
+            if not poll.poll(min(left, LONGEST_LOOK) * 1000):
                 continue
             packet, sender = self._socket.receive()
             answer = dm.decode(dm.payload_of(packet))

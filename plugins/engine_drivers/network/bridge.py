@@ -173,7 +173,7 @@ def _check(network: Network[BridgeOptions]) -> None:
         raise InvalidParameter(
             "an isolated network has no way out", why="the gateway mode is isolated", hint="Create it with --internal"
         )
-    if options.adopt and (network.internal or modes != {"nat"} or options.trusted_host_interfaces):
+    if options.adopt and (network.internal or not modes <= {"nat"} or options.trusted_host_interfaces):
         raise InvalidParameter(
             f"no rules are made for {network.ifname}",
             why="it is adopted: what passes through it is its owner's business",

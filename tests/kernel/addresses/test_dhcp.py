@@ -247,3 +247,39 @@ def test_a_bridge_with_a_port_on_the_wire(host, lan, run, ping, server):
         assert ping(a, "192.0.2.1")
         host.end(a)
     host.networks.close()
+
+
+def test_an_adopted_bridge(host, lan, run, ping, server):
+    """The operator's own bridge, with a port on the wire: containers are machines of that wire."""
+    run("ip", "link", "add", "lab0", "type", "bridge")
+    run("ip", "link", "set", "lab0", "up")
+    run("ip", "link", "set", "p0", "master", "lab0")
+    host.networks.create("lab", options={"name": "lab0", "adopt": "true"}, ipam_driver="dhcp")
+    with server.running():
+        a, b = host.container("a", "lab"), host.container("b", "lab")
+        assert a.address(4).startswith("192.0.2.10")
+        assert a.address(4) != b.address(4)
+        assert ping(a, "192.0.2.1")
+        for endpoint in (a, b):
+            host.end(endpoint)
+        until(lambda: server.count("DHCPRELEASE") == 2, "the leases to be given back")
+    host.networks.close()
+    assert "lab0" in run("ip", "-o", "link", "show", "lab0")
+
+
+def test_the_end_of_the_daemon_does_not_wait_for_a_server(host, lan, run, server, home):
+    """Its successor asks whether leases hold, nobody answers, and it is stopped meanwhile: the lease goes on."""
+    with server.running():
+        a = host.container("a", home)
+    host.networks.close()
+    host.reconciler.close()
+    host.state.close()
+    host.start()
+    host.networks.restore([a.container.id])
+    until(lambda: host.networks._attaching.leasing._due.get(a.id) is None, "the question")
+    begin = time.monotonic()
+    host.networks.close()
+    assert time.monotonic() - begin < 2, "three seconds are what one question may take"
+    (now,) = host.networks.attachments(a.container.id)
+    assert now.lease == a.lease
+    host.end(now)
