@@ -218,7 +218,7 @@ def check(machine: Machine) -> None:
             assert found == data, name
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_any_process_is_killed_at_any_time(machine: Machine) -> None:
     root = os.open(machine.base / "data", os.O_RDONLY)
     machine.held, there = Group.of(root)
@@ -246,7 +246,7 @@ def test_any_process_is_killed_at_any_time(machine: Machine) -> None:
     assert right > 100
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_holder_alone_protects_while_the_worker_is_killed(machine: Machine) -> None:
     machine.read()
     chance = random.Random(5)
