@@ -68,6 +68,21 @@ class TestRemote(VolumeConformance):
     driver_options: ClassVar[Mapping[str, str]] = {"url": f"file://{_STORE.name}"}
 
 
+class TestEncryptedImage(VolumeConformance):
+    driver_name = "encrypted"
+    driver_options: ClassVar[Mapping[str, str]] = {"command": "/bin/echo key", "method": "image", "size": "32m"}
+
+
+class TestEncryptedByGocryptfs(VolumeConformance):
+    driver_name = "encrypted"
+    driver_options: ClassVar[Mapping[str, str]] = {"command": "/bin/echo key", "method": "gocryptfs"}
+
+
+class TestEncryptedStore(VolumeConformance):
+    driver_name = "encrypted"
+    driver_options: ClassVar[Mapping[str, str]] = {"command": "/bin/echo key", "url": f"file://{_STORE.name}/encrypted"}
+
+
 class TestLocalTmpfs(VolumeConformance):
     driver_name = "local"
     driver_options: ClassVar[Mapping[str, str]] = {"type": "tmpfs", "device": "tmpfs", "o": "size=16m"}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from engine.helper.config import HelperConfigs
 from engine.plugins import Plugins
+from engine.reconcile import encryption
 from engine.reconcile.applier import Applier, Tag
 from engine.reconcile.data import DataApplier
-from engine.reconcile.encryption import FscryptApplier, KeySlotsApplier, NoKeys, VolumeKeys
+from engine.reconcile.encryption import FscryptApplier, KeySlotsApplier, NoKeys
 from engine.reconcile.mounts import MountApplier
 from engine.reconcile.netlink import NetlinkApplier
 from engine.reconcile.nft import NftApplier
@@ -19,6 +20,7 @@ from engine.reconcile.settings import Settings
 from engine.reconcile.sysctl import SysctlApplier
 from engine.reconcile.trees import TreeApplier
 from engine.reconcile.wireguard import WireguardApplier
+from engine.secrets.keys import VolumeKeys
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
 
@@ -29,7 +31,7 @@ def network_appliers(tag: Tag, settings: Settings | None = None) -> list[Applier
 
 
 def mount_appliers(
-    roots: Sequence[str | os.PathLike[str]], trees: TreeApplier, keys: VolumeKeys | None = None
+    roots: Sequence[str | os.PathLike[str]], trees: TreeApplier, keys: encryption.VolumeKeys | None = None
 ) -> list[Applier]:
     """Return the appliers of what volumes need. `roots` are the directories below which every mount is the engine's.
 
@@ -42,5 +44,7 @@ def mount_appliers(
 
 def default_appliers(tag: Tag, roots: Sequence[str | os.PathLike[str]]) -> list[Applier]:
     """Return all appliers, for one reconciler; volumes have their mount points below the first of the roots."""
-    configs = HelperConfigs(Stores(Plugins()), Secrets(), host=socket.gethostname())
-    return [*network_appliers(tag), *mount_appliers(roots, TreeApplier(configs.of_tree, Path(roots[0])))]
+    secrets = Secrets(volume_keys=lambda path: keys.password(path))
+    keys = VolumeKeys(secrets.read)
+    configs = HelperConfigs(Stores(Plugins()), secrets, host=socket.gethostname())
+    return [*network_appliers(tag), *mount_appliers(roots, TreeApplier(configs.of_tree, Path(roots[0])), keys)]

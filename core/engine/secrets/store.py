@@ -54,9 +54,11 @@ class SecretStore:
     """All secrets of one engine. Methods may be called from any thread."""
 
     def __init__(self, root: Path, users: Users = lambda name: ()) -> None:
-        """Take the directory, which need not exist yet, and who tells what uses a secret."""
+        """Take the directory, which is made if need be, and who tells what uses a secret."""
         self._root = root
         self._users = users
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.chmod(0o700)
 
     def create(self, name: str, data: bytes, labels: Mapping[str, str] | None = None) -> Secret:
         """Keep a new secret. Raises InvalidParameter, and Conflict if one of that name is there."""
@@ -72,8 +74,6 @@ class SecretStore:
             created=datetime.now(UTC).isoformat().replace("+00:00", "Z"), labels=dict(labels or {}),
         )  # fmt: skip
         document = {**secret.model_dump(mode="json"), "data": base64.b64encode(data).decode()}
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._root.chmod(0o700)
         try:
             write_new_file(self._path(name), json.dumps(document).encode())
         except FileExistsError as err:
