@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -21,6 +22,8 @@ from engine.volume.jobs.operations import VolumeWork
 from engine.volume.jobs.record import JobRecord
 
 SECONDS = 60.0
+PASSWORD = "correct horse"
+"""Of the repositories of the tests."""
 
 
 class Containers:
@@ -163,4 +166,31 @@ def look(path: Path) -> dict[str, Any]:
         same = first.setdefault(facts.st_ino, name)
         times = facts.st_mtime_ns if entry.is_file() else 0
         found[name] = (facts.st_mode, facts.st_uid, facts.st_gid, times, content, attributes, holes, same)
+    return found
+
+
+def restic(repository: str, *arguments: str, password: str = PASSWORD, env: dict[str, str] | None = None) -> Any:
+    """Run the stock program on its own backend, and return its JSON."""
+    given = {**os.environ, "RESTIC_PASSWORD": password, **(env or {})}
+    argv = ["restic", "-r", repository, "--no-cache", "--json", *arguments]
+    done = subprocess.run(argv, env=given, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout.decode().splitlines()[-1]) if done.stdout.startswith((b"[", b"{")) else None
+
+
+def password_file(place: Path, text: str = PASSWORD) -> str:
+    place.write_text(f"{text}\n")
+    return f"file:{place}"
+
+
+def processes_of(directory: Path) -> list[int]:
+    """Return the ids of job processes below a directory, and of what they run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"engine.volume.jobs" in words and any(w.startswith(os.fsencode(directory)) for w in words):
+            found.append(int(entry.name))
     return found
