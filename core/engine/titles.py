@@ -24,6 +24,8 @@ def title_of(owner: str, networks: NetworkManager, containers: ContainerStore) -
         if kind == "peer":
             network, endpoint = rest.split(":")
             return f"endpoint {endpoint[:12]} of network {networks.get(network).name} on another host"
+        if kind == "wireguard":
+            return "encryption between hosts"
         if kind == "rootfs":
             return f"container {containers.get(rest).name}"
     return owner

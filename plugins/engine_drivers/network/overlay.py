@@ -8,6 +8,10 @@ overlays may overlap; the way out is a bridge of each host's own, as with Docker
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AliasChoices, BeforeValidator
+
 from engine_sdk import (
     Address,
     Bridge,
@@ -47,11 +51,17 @@ LEAST = {4: 576, 6: 1280}
 """What every host of a family must be able to take (RFC 791, RFC 8200)."""
 
 
+def _given(value: object) -> object:
+    """Docker's `--opt encrypted` comes without a value."""
+    return True if value == "" else value
+
+
 class OverlayOptions(NetworkOptions):
     """Docker's names of these options are understood as well."""
 
     vni: Vni = Field(
         default=None,
+        validation_alias=AliasChoices("vni", "com.docker.network.driver.overlay.vxlanid_list"),
         ge=1,
         lt=1 << 24,
         description="Number of the network on the wire; chosen by the cluster if not given",
@@ -62,7 +72,7 @@ class OverlayOptions(NetworkOptions):
         le=65535,
         description=f"UDP port at which the hosts exchange frames; {PORT} if not given (RFC 7348)",
     )
-    encrypted: Encrypted = Field(
+    encrypted: Annotated[Encrypted, BeforeValidator(_given)] = Field(
         default=False, description="Encrypt what travels between hosts (WireGuard); in clear nothing is sent"
     )
 

@@ -99,6 +99,13 @@ def test_an_encrypted_network_has_a_port_of_its_own_that_is_sealed() -> None:
         DRIVER.network_plan(network(options, underlay=None))
 
 
+def test_options_as_docker_writes_them() -> None:
+    given = {"encrypted": "", "com.docker.network.driver.overlay.vxlanid_list": "5000"}
+    options = parse_options(OverlayOptions, given, driver="overlay")
+    assert wants_encryption(options)
+    assert options.vni == 5000
+
+
 @pytest.mark.parametrize("given", [{"encrypted": "true", "port": "4789"}, {"port": "4790"}])
 def test_the_ports_are_not_mixed(given: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter, match="is not for this network"):
