@@ -69,7 +69,8 @@ class Snapshots:
     def get(self, ref: str) -> Snapshot:
         """Return one by its id, a unique beginning of it, or its tag. Raises NotFound."""
         known = self.list()
-        found = [s for s in known if ref in (s.id, s.tag)] or [s for s in known if ref and s.id.startswith(ref)]
+        found = [s for s in known if ref and ref in (s.id, s.tag)]
+        found = found or [s for s in known if ref and s.id.startswith(ref)]
         if len(found) != 1:
             names = ", ".join(s.tag or s.id for s in known[-5:])
             raise NotFound(f"no such snapshot: {ref}", hint=f"There are {names}" if names else "There is none")
