@@ -18,7 +18,7 @@ from engine.network.model import Attachment, PortRequest, PortSpan, Protocol, Pu
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
 from engine.spec.links import OpenPort, PortMap, Segment
 from engine.spec.resource import Plan
-from engine.spec.values import family_of
+from engine.spec.values import family_of, pack
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 RUN = 16
@@ -219,6 +219,12 @@ def _families(host_ip: str, targets: Mapping[int, str]) -> list[int]:
     else:
         family = family_of(host_ip)
         check_address(host_ip, family)
+        if family == 6 and pack(host_ip) == pack("::1"):
+            raise InvalidParameter(
+                "a port cannot be published at ::1",
+                why="the kernel does not pass on connections to the IPv6 loopback address",
+                hint="Publish it at 127.0.0.1, or at another address of the host",
+            )
         families = [family] if family in targets else []
     if not families:
         kind = f"IPv{family_of(host_ip)} " if host_ip else ""

@@ -70,6 +70,8 @@ def _rules() -> Iterable[tuple[str, str]]:
     yield "guard", 'iifname != "lo" ip daddr 127.0.0.0/8 drop'
     yield "guard", 'iifname != "lo" ip saddr 127.0.0.0/8 drop'
     yield "before", f"jump {OPERATORS_CHAIN}"
+    # The kernel takes in no answer for ::1 from a link: better a refusal at once, after which clients try 127.0.0.1.
+    yield "output", "ip6 daddr ::1 return"
     for hook in ("prerouting", "output"):
         yield hook, "meta l4proto { tcp, udp, sctp } jump publish"
     for digit, family, _ in (_IPV4, _IPV6):
@@ -99,7 +101,6 @@ def _rules() -> Iterable[tuple[str, str]]:
     yield "leaving", "udp dport @sealed udp dport . oifname != @seals drop"
     yield "postrouting", f"meta mark and {MARK_HAIRPIN} == {MARK_HAIRPIN} masquerade"
     yield "postrouting", 'ip saddr 127.0.0.0/8 oifname != "lo" ct status dnat masquerade'
-    yield "postrouting", 'ip6 saddr ::1 oifname != "lo" ct status dnat masquerade'
     for digit, family, _ in (_IPV4, _IPV6):
         yield "postrouting", f"{family} saddr @masquerade{digit} oifname != @segments masquerade"
 

@@ -84,6 +84,18 @@ def test_both_families_and_chosen_addresses(host, serve, reach):
     assert reach(serve(a, 81), HOST, 8081)
 
 
+def test_the_ipv6_loopback_address_refuses_at_once(host):
+    """Its kernel could not bring back an answer: a client must not wait, but go on to 127.0.0.1."""
+    host.networks.create("six", ipv6=True)
+    host.container("a", "six", ports=[PortRequest(target_port=80, host_port=8080)])
+    with socket.socket(socket.AF_INET6) as client:
+        client.settimeout(5)
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(("::1", 8080))
+    with pytest.raises(InvalidParameter, match="cannot be published at ::1"):
+        host.container("b", "six", ports=[PortRequest(target_port=80, host_port=8081, host_ip="0::1")])
+
+
 def test_ephemeral_ports_and_ranges(host, serve, reach):
     host.networks.restore([])
     ports = [PortRequest(target_port=80), PortRequest(target_port=80), PortRequest(protocol="udp", target_port=53)]
