@@ -39,7 +39,7 @@ from engine.tree.parts import Parts
 from engine.tree.placing import Placer
 from engine.tree.scan import Found, Scanner
 from engine.tree.sidecar import Sidecars
-from engine.tree.transfers import Transfers
+from engine.tree.transfers import Key, Transfers
 from engine.tree.upload import Uploader
 from engine.tree.watch import Watch
 
@@ -258,15 +258,19 @@ class Tree:
         try:
             for _ in range(2):  # the second scan lets the removals that the first one saw be carried out
                 self._scan(deep=True)
-            for _ in range(2):  # uploads and removals first, then the sidecars that they changed
-                self._transfers.refresh((), delay=0.0, settled=0)
-                self._transfers.hurry()
-                left = self._transfers.wait(self._transfers.tasks(), begun, end)
-                if left:
-                    return len(left)
+            left = self._finish(begun, end, sidecars=False)
+            if not left:  # what was uploaded and removed has changed sidecars
+                left = self._finish(time.monotonic(), end, sidecars=True)
+            return len(left)
         except OSError as err:
             raise Unavailable(f"{self._resource.path} cannot be looked through", why=str(err)) from err
-        return 0
+
+    def _finish(self, since: float, end: float, *, sidecars: bool) -> set[Key]:
+        """Have all tasks done that there are now, or only the sidecars; return those that are left at the end."""
+        self._transfers.refresh((), delay=0.0, settled=0)
+        self._transfers.hurry()
+        wanted = {key for key in self._transfers.tasks() if key[0] == "sidecar" or not sidecars}
+        return self._transfers.wait(wanted, since, end)
 
     def close(self, deadline: float) -> int:
         """Upload for at most `deadline` seconds, and end; return how many changes are left for the next time."""

@@ -186,7 +186,7 @@ class ObstoreStore(Store):
         if if_match is not None:
             mode = "create" if if_match == ABSENT else {self._condition: if_match}
         with self._translate(f"writing {key!r}"), _condition_on(if_match):
-            obstore.put(
+            answer = obstore.put(
                 self._store,
                 path,
                 data,
@@ -196,10 +196,14 @@ class ObstoreStore(Store):
                 chunk_size=PART,
                 max_concurrency=4,
             )
+        written = answer.get(self._condition)
+        if isinstance(data, bytes) and written:
+            # Not asked for again: the object may be somebody else's by then, and it would be taken for ours.
+            return Stat(key=key, size=len(data), etag=written, metadata=dict(metadata or {}))
         facts = self.head(key)
         if facts is None:
             raise no_object(key, driver=driver)
-        return facts
+        return facts if not written else facts.model_copy(update={"etag": written})
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
