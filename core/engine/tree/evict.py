@@ -142,7 +142,7 @@ class Evictor:
         if facts.st_blocks == 0 or facts.st_nlink != 1 or signature(fd) != local.signature:
             return None
         found = contents.read(fd)
-        if found is not None and not self._fills.present(found):
+        if found is not None and not self._fills.present(found, facts.st_ino):
             return None
         content = self._known(fd, local, facts)
         self._group.mark(fd)

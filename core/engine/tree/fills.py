@@ -37,10 +37,12 @@ class Fills:
         ):  # not known: what was filled in earlier runs is looked at again
             self._until = {}
 
-    def present(self, content: Content) -> bool:
-        """Return whether all of a file's content can be read."""
+    def present(self, content: Content, inode: int) -> bool:
+        """Return whether all of a file's content can be read; `inode` is the file's number."""
         if content.where != "filled":
             return False
+        if content.inode != inode:  # somebody copied the content, and the attribute with it
+            return True
         return content.boot == boot_id() or content.at <= self._until.get(content.boot, -1)
 
     def sync(self) -> None:

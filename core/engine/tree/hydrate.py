@@ -182,7 +182,7 @@ class Hydrator:
         fd = self._quiet.open_handle(handle, os.O_RDONLY)
         try:
             found = contents.read(fd)
-            if found is None or not self._fills.present(found):
+            if found is None or not self._fills.present(found, os.fstat(fd).st_ino):
                 return False
             self._group.unmark(fd)
             return True

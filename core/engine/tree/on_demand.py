@@ -144,7 +144,7 @@ class OnDemandHydration(Hydration):
 
     def _rename_object(self, fd: int, path: str, version: str) -> None:
         found = contents.read(fd)
-        if found is None or self._fills.present(found):
+        if found is None or self._fills.present(found, found.inode):
             return
         before = signature(fd)
         contents.write(fd, replace(found, key=path, version=version))
@@ -164,7 +164,7 @@ class OnDemandHydration(Hydration):
             found = contents.read(descriptor)
         except UnknownContent:
             return False
-        return found is None or self._fills.present(found)
+        return found is None or self._fills.present(found, os.fstat(descriptor).st_ino)
 
     def changing(self, descriptor: int) -> bool:
         """Return whether the attribute has the file's own times, since ours are on the file."""

@@ -69,9 +69,8 @@ def _incomplete(file: str, path: str, inode: int, fills: Fills) -> bool:
     except UnknownContent as err:
         log.error("%s cannot be shown: %s", path, err)
         return True
-    if found is None or fills.present(found):
+    if found is None or fills.present(found, inode):
         return False
     if found.inode != inode:
         log.error("%s cannot be shown: it is a copy of a file that was not here", path)
-        return found.where == "remote"
     return True

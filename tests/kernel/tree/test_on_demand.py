@@ -311,6 +311,20 @@ def test_a_copied_attribute_is_not_believed(volume: Volume) -> None:
     assert f"[Errno {errno.EIO}]" in run(READ, volume.path("copy")).stderr
 
 
+def test_a_copy_with_attributes_is_a_file_of_its_own(volume: Volume) -> None:
+    digest(volume.path("small"))
+    subprocess.run(["cp", "-a", volume.path("small"), volume.path("copy")], check=True, timeout=20)
+    assert os.getxattr(volume.path("copy"), contents.ATTRIBUTE)
+    volume.hydration.close()
+    (volume.site.base / "fills").unlink()
+    found = contents.read_at(str(volume.path("copy")))
+    assert found is not None
+    os.setxattr(volume.path("copy"), contents.ATTRIBUTE, replace(found, boot="another run").encode())
+    volume.open(patience=5)
+    assert digest(volume.path("copy")) == volume.digests["small"]
+    volume.hydration.ensure("copy")
+
+
 def test_a_reboot_in_the_middle(volume: Volume) -> None:
     """What was only in memory is fetched again; what a program had written to the disk stays."""
     for name in ("small", "big", "deep/er/file"):
@@ -343,11 +357,11 @@ def test_what_was_written_to_the_disk_counts_after_a_reboot(tmp_path: Path) -> N
     again = Fills(tmp_path / "fills", root)
     os.close(root)
     found = contents.Content("filled", "k", "v", 1, 0, 0, 1, boot=contents.boot_id(), at=0)
-    assert again.present(found)
-    assert not again.present(replace(found, boot="another"))
+    assert again.present(found, 1)
+    assert not again.present(replace(found, boot="another"), 1)
     (tmp_path / "fills").write_text("[broken")
-    assert Fills(tmp_path / "fills", 0).present(found)
-    assert not Fills(tmp_path / "fills", 0).present(replace(found, boot="another"))
+    assert Fills(tmp_path / "fills", 0).present(found, 1)
+    assert not Fills(tmp_path / "fills", 0).present(replace(found, boot="another"), 1)
 
 
 def test_the_disk_is_full(tmp_path: Path) -> None:
