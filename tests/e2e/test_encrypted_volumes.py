@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ def passphrase(tmp_path: Path) -> Path:
     file = tmp_path / "pass"
     file.write_text(PASSPHRASE + "\n")
     return file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_jobs_left(host: EngineHost) -> Iterator[None]:
+    """The directory of jobs stays on purpose; their rows go when somebody looks."""
+    yield
+    shutil.rmtree(host.data_root / "jobs", ignore_errors=True)
+    assert host.engine("volume", "jobs", "-q").stdout == ""
 
 
 def write(cli: Cli, volume: str) -> None:

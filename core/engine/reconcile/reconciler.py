@@ -167,14 +167,8 @@ class Reconciler:
             self._check_data(claim, inside=False)
 
     def _check_data(self, claim: Claim, *, inside: bool) -> None:
-        """Raise Unavailable for missing data; with `inside`, for what lies in a mount of the plan, which is there now."""
-        sessions = {task.place for task in claim.tasks() if task.resource.LIFE == "session"}
-        data = {
-            task.resource.key: task.resource
-            for task in claim.tasks()
-            if task.resource.LIFE == "data" and inside is any(place in sessions for place in task.requires())
-        }
-        for resource in data.values():
+        """Raise Unavailable for missing data; with `inside`, for what lies in a mount of the plan that is there now."""
+        for resource in (task.resource for task in _data_of(claim, inside=inside)):
             view = {resource.key: resource}
             for difference in self._execution.applier(resource).diff(view, {resource.key: claim.context}):
                 if difference.state in ("missing", "foreign", "replace"):
@@ -217,12 +211,7 @@ class Reconciler:
     def _settle(self, claim: Claim, made: list[Task], creating: bool) -> None:
         """Apply a plan by its difference to the host."""
         if creating:
-            data = [task for task in creation_order(claim.tasks()) if task.resource.LIFE == "data"]
-            absent = {d.key for d in self._convergence.differences({claim.owner}, True) if d.state == "missing"}
-            try:
-                self._execution.make([task for task in data if task.resource.key in absent], made)
-            except BatchError as err:
-                raise explain(err, claim.owner) from err.cause
+            self._make_absent(claim, made, inside=False)
         report = self._convergence.run({claim.owner}, True, made)
         if report.errors:
             raise report.errors[0]
@@ -236,6 +225,17 @@ class Reconciler:
                 why="it is not Engine's" if foreign else "something on this host changes it back",
                 hint="Remove or rename it, or choose another name.", details={"resource": list(difference.key)},
             )  # fmt: skip
+        if creating:
+            self._make_absent(claim, made, inside=True)
+
+    def _make_absent(self, claim: Claim, made: list[Task], *, inside: bool) -> None:
+        """Make the data that is absent; with `inside`, what lies in a mount of the plan, which is there."""
+        absent = {d.key for d in self._convergence.differences({claim.owner}, True) if d.state == "missing"}
+        data = [task for task in _data_of(claim, inside=inside) if task.resource.key in absent]
+        try:
+            self._execution.make(creation_order(data), made)
+        except BatchError as err:
+            raise explain(err, claim.owner) from err.cause
 
     def _change(self, former: Claim, claim: Claim) -> None:
         """Go from one plan of an owner to another; if that fails, back."""
@@ -319,6 +319,16 @@ class Reconciler:
                     difference = Difference(difference.key, "unwanted", fields, difference.owner, difference.resource)
                 found.append(difference)
         return found
+
+
+def _data_of(claim: Claim, *, inside: bool) -> list[Task]:
+    """Return the data of a plan: that which needs nothing of its session, or that which lies in a mount of it."""
+    tasks = claim.tasks()
+    data = [task for task in tasks if task.resource.LIFE == "data"]
+    if not data:
+        return []
+    sessions = {task.place for task in tasks if task.resource.LIFE == "session"}
+    return [task for task in data if inside is any(place in sessions for place in task.requires())]
 
 
 def _changed(claims: Sequence[Claim], others: Sequence[Claim]) -> list[Task]:

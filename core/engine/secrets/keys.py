@@ -85,6 +85,8 @@ class VolumeKeys:
             except Forbidden as err:
                 wrong = True
                 reasons.append(f"slot {slot.name}: {err}")
+            except NotFound as err:
+                reasons.append(f"slot {slot.name}: {err.what}")
             except EngineError as err:
                 reasons.append(f"slot {slot.name}: {err}")
         if wrong:
