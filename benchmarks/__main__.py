@@ -19,6 +19,9 @@ SUITES: dict[str, list[list[str]]] = {
         ["many_starts.py", "--count", "200"],
         ["run_latency.py", "--rounds", "9"],
     ],
+    "volumes": [
+        ["on_demand.py"],
+    ],
 }
 
 
