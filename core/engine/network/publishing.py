@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from engine.network.model import Attachment, PortRequest, PortSpan, PublishedPort
 from engine.network.planner import Planner
-from engine.network.ports import Ports, carve, port_resources, targets_of
+from engine.network.ports import Ports, carve, port_resources, routed_families, targets_of
 from engine.network.replanning import elect
 from engine.network.store import NetworkStore
 from engine.reconcile.reconciler import Reconciler
@@ -41,12 +41,12 @@ class _Change:
     endpoint: Attachment
     ports: tuple[PublishedPort, ...]
 
-    def result(self) -> Attachment:
-        """Return the endpoint as it is to be."""
+    def result(self) -> tuple[Attachment, Plan]:
+        """Return the endpoint as it is to be, and its plan."""
         former = Plan.from_json(self.endpoint.plan)
         rest = [resource for resource in former.resources if not isinstance(resource, PortMap | OpenPort)]
         plan = Plan.of(rest, port_resources(self.ports, targets_of(self.endpoint)))
-        return self.endpoint.model_copy(update={"ports": self.ports, "plan": plan.to_json()})
+        return self.endpoint.model_copy(update={"ports": self.ports, "plan": plan.to_json()}), plan
 
 
 class Publishing:
@@ -66,7 +66,7 @@ class Publishing:
         with self._locked(container_id):
             endpoint = self._publisher(container_id)
             name, record = endpoint.container.name, self._store.get(endpoint.network)
-            routed = self._planner.routed(record)
+            routed = routed_families(Plan.from_json(record.plan))  # it is in use: so that is how it is
             fresh = self._ports.publish(requests, targets_of(endpoint), endpoint.id, name, record.host_binding, routed)
             try:
                 self._apply([_Change(endpoint, (*endpoint.ports, *fresh))], fresh, note)
@@ -158,10 +158,10 @@ class Publishing:
         fresh = [change.result() for change in changes]
         try:
             with self._state.transaction():
-                for endpoint in fresh:
+                for endpoint, _ in fresh:
                     self._store.put_endpoint(endpoint)
                 note.write(ports)
-            self._reconciler.exchange({e.owner: Plan.from_json(e.plan) for e in fresh})
+            self._reconciler.exchange({endpoint.owner: plan for endpoint, plan in fresh})
         except BaseException:
             with self._state.transaction():
                 for change in changes:
