@@ -197,7 +197,8 @@ def _each(batch: Sequence[Resource], make: Callable[[Resource], None]) -> Sequen
         except EngineError as err:
             raise BatchError(resource, err, created) from err
         except OSError as err:
-            raise BatchError(resource, _refused(resource, err), created, errno=err.errno or 0) from err
+            exists = err.errno == errno.EEXIST
+            raise BatchError(resource, _refused(resource, err), created, exists=exists, errno=err.errno or 0) from err
         created.append(resource)
     return created
 
