@@ -12,8 +12,8 @@ links, and by its existence an empty directory. It is JSON, sorted, one file aft
         "to-a": {"type": "symlink", "target": "a.txt", ...}}}
 
 Each file is an object of its own under its name, also every name of a hard-linked one: other tools need none of
-this. `etag` says which object `sha256` and `mtime` are of: if somebody else wrote it since, they do not count. A sidecar
-is written on the condition that nobody else wrote it; where somebody did, the two are merged, name by name.
+this. `etag` says which object `sha256` and `mtime` are of: if somebody else wrote it since, they do not count. A
+sidecar is written on the condition that nobody else wrote it; where somebody did, the two are merged, name by name.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Transfers:
                 outcome = self._do(task)
             except (EngineError, OSError) as err:
                 error = str(err)
-            except Exception as err:
+            except BaseException as err:  # a panic of a client's native code is no Exception, and ends no thread here
                 log.exception("%s of %r failed", *task.key)
                 error = repr(err)
             self._end(task, outcome, error, begun)

@@ -1,8 +1,8 @@
 """Brings one change into the store: a file's content, or the removal of an object.
 
 A file is read, and its stat(2) must be the same before and after: what is sent is what the file was at one moment. It
-is on the local disk (fsync) before the journal calls it clean. Its digest is in the journal before the first byte is sent:
-if the answer is lost, the object is known for ours by it.
+is on the local disk (fsync) before the journal calls it clean. Its digest is in the journal before the first byte is
+sent: if the answer is lost, the object is known for ours by it.
 
 Writes are conditional on the object that the local content was made from. Where the store has no such condition, and
 for objects that are sent in parts, the object is asked for immediately before the write becomes visible; somebody who
@@ -17,6 +17,7 @@ import logging
 import os
 import stat as modes
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound, Unavailable, Unsupported
@@ -157,7 +158,8 @@ class Uploader:
             not moving and Signature.of(os.fstat(content.fd)) != content.before
         ):
             raise Unavailable(f"{row.path!r} is changed while it is sent", why="it is tried again")
-        self._compare(row)
+        with ThreadPoolExecutor(1) as other:  # a client that asks for the next piece may not be called from within
+            other.submit(self._compare, row).result()
 
     def _compare(self, row: Row) -> None:
         """Raise Conflict if the object is not the one that the local content was made from."""
