@@ -49,7 +49,7 @@ def test_data_at_rest_is_copied_as_it_lies() -> None:
     image = Image(path=f"{D}/disk.img", size=1 << 24, fs="xfs")
     mount = ImageMount(target=f"{R}/fs", image=image.path, fs="xfs")
     found = layout_of(plan(f"{R}/fs", image, mount), D, "v")
-    assert found.parts == (("disk.img", "xfs", f"{R}/fs"),)
+    assert found.parts == (("disk.img", "xfs", f"{R}/fs", False),)
     assert parts_of(found.as_json()) == list(found.parts)
 
 
@@ -68,6 +68,7 @@ def test_encrypted_data_is_copied_encrypted_or_not_at_all() -> None:
     shown = GocryptMount(target=f"{R}/fs", store=store.path, slots=SLOTS)
     found = layout_of(plan(f"{R}/fs", slots, store, shown), D, "v")
     assert [p.path for p in found.parts] == ["keyslots.json", "enc"]
+    assert [p.path for p in found.without_keys().parts] == ["enc"]  # a changed passphrase stays changed
     image, mount = Image(path=f"{D}/disk.img", size=1 << 24), ImageMount(target=f"{R}/disk", image=f"{D}/disk.img")
     inside = EncryptedDirectory(path=f"{R}/disk/_data", slots=SLOTS)
     key = FscryptKey(path=f"{R}/disk", slots=SLOTS)

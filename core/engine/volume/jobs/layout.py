@@ -29,6 +29,8 @@ class Part(NamedTuple):
     """The file system in it, if it is an image."""
     target: str = ""
     """Where an image is mounted while the volume is used."""
+    key: bool = False
+    """It is what opens the data: copied with it, and never rolled back, or a changed passphrase would be undone."""
 
 
 class Layout(NamedTuple):
@@ -36,6 +38,10 @@ class Layout(NamedTuple):
 
     how: Literal["data", "content"]
     parts: tuple[Part, ...] = ()
+
+    def without_keys(self) -> Layout:
+        """Return it without what opens the data."""
+        return self._replace(parts=tuple(part for part in self.parts if not part.key))
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the arguments of a job."""
@@ -77,4 +83,4 @@ def _parts(resources: tuple[Resource, ...], data: str) -> Iterator[Part]:
         if any(resource.path.startswith(f"{other}/") for other in paths):
             continue  # it comes with what it lies in
         fs = resource.fs if isinstance(resource, Image) else ""
-        yield Part(resource.path[len(data) + 1 :], fs, mounts.get(resource.path, ""))
+        yield Part(resource.path[len(data) + 1 :], fs, mounts.get(resource.path, ""), isinstance(resource, KeySlots))

@@ -154,7 +154,7 @@ class VolumeWork:
         if snapshot.how != layout.how:
             raise Unsupported(f"snapshot {ref} cannot be rolled back to", why="the volume keeps its data otherwise now")
         id = secrets.token_hex(6)
-        args = {**layout.as_json(), "id": id, "snapshot": snapshot.id, "tag": f"before-rollback-{id}"}
+        args = {**layout.without_keys().as_json(), "id": id, "snapshot": snapshot.id, "tag": f"before-rollback-{id}"}
         return self.jobs.start("rollback", volume.name, args)
 
     def clone(self, name: str, new: str, consistency: str = "") -> JobRecord:
