@@ -72,13 +72,15 @@ class Cluster:
         self._listener: Listener | None = None
         self._guard = threading.Lock()
         self._nodes: dict[str, Node] = {}
+        self.knows_hosts = False
+        """Whether `hosts` are those of the cluster: not while a daemon that has just started has not heard of them."""
         self._away: dict[str, str] = {}
         self.members = Membership(
             store, node, settings.memory, grace=settings.grace, ready=settings.ready, changed=self._returned
         )
         self.networks = Networks(store, self._network, settings.wait)
         self.endpoints = Endpoints(store, self.members, settings.wait)
-        self._peers = Peers(store, node.name, self._node_of, self._told)
+        self._peers = Peers(store, node.name, self._node_of, self._told, lambda: self.knows_hosts)
         self._followers = [
             Follower(store, NODES, _Nodes(self), lambda why: self._reached("nodes", why)),
             Follower(store, NETWORKS, self.networks, lambda why: self._reached("networks", why)),
@@ -179,7 +181,8 @@ class Cluster:
             for name in gone:
                 self._nodes.pop(name, None)
             self._nodes.update(fresh)
-            changed = before != self._nodes
+            changed = before != self._nodes or not self.knows_hosts
+            self.knows_hosts = True
         if changed:
             self._peers.nodes_changed()
             if self._listener is not None:

@@ -40,8 +40,17 @@ Callback = Callable[[str, Changes], None]
 class Peers:
     """The peers of all networks in use. The callback is called in one thread of this, and may take its time."""
 
-    def __init__(self, store: ClusterStore, own_node: str, node_of: NodeOf, callback: Callback) -> None:
+    def __init__(
+        self,
+        store: ClusterStore,
+        own_node: str,
+        node_of: NodeOf,
+        callback: Callback,
+        nodes_known: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Until `nodes_known`, which `nodes_changed` follows, an endpoint of a node that nobody knows is as it was."""
         self._store = store
+        self.nodes_known = nodes_known
         self._own = own_node
         self._node_of = node_of
         self._callback = callback
@@ -199,6 +208,8 @@ class View:
         for id in self.touched:
             endpoint = self.endpoints.get(id)
             remote = self._peers.remote(endpoint) if endpoint else None
+            if endpoint and remote is None and not self._peers.nodes_known():
+                continue
             if remote != self.told.get(id):
                 found[id] = remote
         self.touched = set()

@@ -42,7 +42,8 @@ HEADERS = 80
 KEY_SECONDS = 7 * 24 * 3600
 """Age at which a host's key is changed."""
 CHECK_SECONDS = 3600.0
-_KIND = "wireguard"
+_KIND = "underlay"
+"""Kind of objects in the database: the plan that encrypts, and what is known of packet sizes."""
 
 
 def inner_address(node: str) -> str:
@@ -62,6 +63,7 @@ class Underlay:
         self._guard = threading.RLock()
         self._users: set[str] = set()
         self._closed = threading.Event()
+        self._look = threading.Event()
         self._care = threading.Thread(target=self._run, name="underlay", daemon=True)
 
     @property
@@ -92,8 +94,19 @@ class Underlay:
     def mtu(self) -> int | None:
         """Return the largest packet that all hosts can send; None while nothing is known of it."""
         carrier = hostnet.carrier(self._cluster.node.address)
+        others = self._others()
+        return min([*([others] if others else []), *([carrier.mtu] if carrier and carrier.mtu else [])], default=None)
+
+    def _others(self) -> int | None:
+        """Return the largest packet that all other hosts can send. While they are not known: as it was known last."""
+        former = (self._state.get(_KIND, "mtu") or {}).get("others")
+        if not self._cluster.knows_hosts:
+            return former
         published = [int(h.keys["mtu"]) for h in self._cluster.hosts() if h.keys.get("mtu", "").isdecimal()]
-        return min([*published, *([carrier.mtu] if carrier and carrier.mtu else [])], default=None)
+        least = min(published, default=None)
+        if least != former:
+            self._state.put(_KIND, "mtu", {"others": least})
+        return least
 
     # What is published, and followed
 
@@ -117,7 +130,8 @@ class Underlay:
             self._users.add(network)
             if not self._key.exists():
                 self._write_key()
-            self._apply(self._plan())
+            if self._cluster.knows_hosts or self._reconciler.plan_of(OWNER) is None:
+                self._apply(self._plan())
             self._publish_key()
             if not self._care.is_alive() and not self._closed.is_set():
                 self._care.start()
@@ -125,15 +139,16 @@ class Underlay:
     def follow(self) -> None:
         """Take over what the other hosts publish, if this host encrypts."""
         with self._guard:
-            if self._reconciler.plan_of(OWNER) is not None:
+            if self._reconciler.plan_of(OWNER) is not None and self._cluster.knows_hosts:
                 self._apply(self._plan())
+                self._look.set()
 
     def adopt(self, networks: Iterable[str]) -> None:
         """Want the link that an earlier daemon made for networks, as it was: the cluster may be away."""
-        stored = self._state.get(_KIND, _KIND)
+        stored = self._state.get(_KIND, OWNER)
         users = set(networks)
         if stored is None or not users:
-            self._state.delete(_KIND, _KIND)
+            self._state.delete(_KIND, OWNER)
             return
         with self._guard:
             self._users |= users
@@ -148,7 +163,7 @@ class Underlay:
             if not self._users and self._reconciler.plan_of(OWNER) is not None:
                 for difference in self._reconciler.remove(OWNER):
                     log.warning("could not be removed: %s", difference)
-                self._state.delete(_KIND, _KIND)
+                self._state.delete(_KIND, OWNER)
 
     def change_key(self) -> None:
         """Encrypt with another key from now on; for some moments packets may be lost.
@@ -171,6 +186,7 @@ class Underlay:
     def close(self) -> None:
         """End the care for the key. The link stays."""
         self._closed.set()
+        self._look.set()
         if self._care.is_alive():
             self._care.join()
 
@@ -181,12 +197,14 @@ class Underlay:
                     self.change_key()
             except EngineError as err:
                 log.info("the key is changed later: %s", err)
-            if self._closed.wait(CHECK_SECONDS):
+            self._look.wait(CHECK_SECONDS)
+            self._look.clear()
+            if self._closed.is_set():
                 return
 
     def _key_is_old(self) -> bool:
         with self._guard:
-            in_use = self._reconciler.plan_of(OWNER) is not None and self._key.exists()
+            in_use = self._reconciler.plan_of(OWNER) is not None and self._cluster.knows_hosts and self._key.exists()
             return in_use and time.time() - self._key.stat().st_mtime > KEY_SECONDS
 
     def _plan(self) -> Plan:
@@ -214,7 +232,7 @@ class Underlay:
     def _apply(self, plan: Plan) -> None:
         if self._reconciler.plan_of(OWNER) == plan:
             return
-        self._state.put(_KIND, _KIND, {"plan": plan.to_json()})
+        self._state.put(_KIND, OWNER, {"plan": plan.to_json()})
         self._reconciler.apply(OWNER, plan)
 
     def _publish_key(self) -> None:
