@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from engine.tree import holder
 
 END_SECONDS = 5.0
 """For a helper that was told to end, and again for one that was killed."""
+_LEAVE_SECONDS = 2.0
 
 
 class TreeApplier:
@@ -147,8 +149,17 @@ class TreeApplier:
         if place.directory.exists():
             shutil.rmtree(place.directory)
         if self._group:
-            cgroup.remove(self._group_of(place))
+            self._remove_group(self._group_of(place))
+
+    def _remove_group(self, path: str) -> None:
+        """Remove a helper's cgroup, which a process leaves a moment after it has let go of its lock."""
+        end = time.monotonic() + _LEAVE_SECONDS
+        while True:
+            cgroup.remove(path)
             cgroup.remove(self._group)  # after the last one
+            if not any(d.exists() for d in cgroup.hierarchy().directories(path)) or time.monotonic() > end:
+                return
+            time.sleep(0.01)
 
     def _kill(self, place: HelperPlace) -> None:
         pid = place.pid()

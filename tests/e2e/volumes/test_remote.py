@@ -195,6 +195,24 @@ def test_all_that_is_ours_is_killed(clean: EngineHost, bucket: Bucket) -> None:
     clean.engine("rm", "-f", "writer")
 
 
+def test_files_on_demand(cli: Cli, clean: EngineHost, bucket: Bucket) -> None:
+    """Where the host cannot fetch on demand, the volume is in mode `sync`, and all of this holds nevertheless."""
+    prefix = f"demand-{os.urandom(4).hex()}"
+    cli("volume", "create", "-d", "remote", *bucket.options(prefix), "first")
+    script = "for i in 1 2 3; do dd if=/dev/urandom of=/v/f$i bs=64k count=16; done; cd /v; md5sum f? > sums"
+    cli("run", "--rm", "-v", "first:/v", "busybox", "sh", "-c", script)
+    until(lambda: released(clean, "first"), "everything is uploaded")
+    cli("volume", "create", "-d", "remote", *bucket.options(prefix, "mode=on-demand", "cache-size=10m"), "vol")
+    cli("run", "-d", "--name", "reader", "-v", "vol:/v", "busybox", "sleep", "1000")
+    cli("exec", "reader", "cat", "/v/f1")
+    kill_helpers(clean)
+    assert cli("exec", "reader", "sh", "-c", "cd /v; md5sum -c sums; rm f1").stdout == "f1: OK\nf2: OK\nf3: OK\n"
+    cli("rm", "-f", "reader")
+    until(lambda: released(clean, "vol"), "everything is uploaded")
+    assert bucket.get(prefix, "f1") is None
+    assert bucket.get(prefix, "f2") is not None
+
+
 def test_a_server_that_is_down(clean: EngineHost, bucket: Bucket, tmp_path: Path) -> None:
     server = seaweed(tmp_path)
     place = call_in(clean.netns, server.__enter__)
