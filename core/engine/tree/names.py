@@ -27,6 +27,8 @@ def unstorable(path: str, caps: StorageCaps) -> str:
     """Return why a file of the tree cannot be an object; "" if it can."""
     if path.rpartition("/")[2].startswith(RESERVED):
         return f"names that begin with {RESERVED} are the engine's"
+    if "\\" in path and not caps.hierarchical:
+        return "object stores may take a backslash for a slash"  # SeaweedFS does: it would be another path
     try:
         check_key(path, caps)
     except InvalidParameter as err:

@@ -19,6 +19,7 @@ from tests.kernel.tree.on_demand_site import MTIME, TestSite, content, fill_stor
 from engine.spec.errors import Unavailable, Unsupported
 from engine.tree import content as contents
 from engine.tree import holder, selftest
+from engine.tree.beneath import lease
 from engine.tree.content import CHUNK
 from engine.tree.fills import Fills
 from engine.tree.on_demand import OnDemandHydration
@@ -410,3 +411,14 @@ def until(condition, seconds: float = 10) -> None:  # type: ignore[no-untyped-de
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+def test_a_broken_lease_does_not_end_the_process(tmp_path: Path) -> None:
+    """The kernel's usual signal would: an opener comes while a file is being evicted."""
+    (tmp_path / "file").touch()
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    assert lease(fd)
+    with pytest.raises(BlockingIOError):  # it begins to break the lease, and does not wait
+        os.open(tmp_path / "file", os.O_RDWR | os.O_NONBLOCK)
+    time.sleep(0.05)
+    os.close(fd)
