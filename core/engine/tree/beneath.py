@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import struct
 from collections.abc import Iterator
 
@@ -119,16 +120,30 @@ def settle_pages(fd: int) -> None:
         os.fdatasync(fd)
 
 
-def in_use(fd: int) -> bool:
-    """Return whether another descriptor or a mapping of an open file exists: a lease for writing is refused then.
+def lease(fd: int) -> bool:
+    """Take a lease for writing (fcntl(2), "Leases"); False while another descriptor or a mapping of the file exists.
 
-    `fd` is open for reading (fcntl(2), "Leases").
+    Whoever opens the file meanwhile waits until the lease is given back (`end_lease`, or the descriptor is closed). The
+    kernel tells us so by a signal: SIGURG, which nothing happens by, instead of SIGIO, which would end the process.
     """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
     try:
         fcntl.fcntl(fd, _F_SETLEASE, _F_WRLCK)
     except OSError as err:
         if err.errno in (errno.EAGAIN, errno.EACCES):
-            return True
+            return False
         raise
+    return True
+
+
+def end_lease(fd: int) -> None:
+    """Give a lease back."""
     fcntl.fcntl(fd, _F_SETLEASE, _F_UNLCK)
+
+
+def in_use(fd: int) -> bool:
+    """Return whether another descriptor or a mapping of a file that is open for reading exists."""
+    if not lease(fd):
+        return True
+    end_lease(fd)
     return False

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import fcntl
 import logging
 import os
 import threading
@@ -22,6 +20,7 @@ from dataclasses import replace
 
 from engine.spec.errors import EngineError
 from engine.tree import content as contents
+from engine.tree.beneath import end_lease, lease
 from engine.tree.content import Content, UnknownContent, boot_id
 from engine.tree.fanotify import Group, handle_of
 from engine.tree.filling import signature
@@ -146,17 +145,17 @@ class Evictor:
             return None
         content = self._known(fd, local, facts)
         self._group.mark(fd)
-        if not _lease(fd):
+        if not lease(fd):
             self._group.unmark(fd)
             return None
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        end_lease(fd)
         return content
 
     def _write_lease(self, handle: bytes, local: Local, content: Content) -> int:
         """Give the content up, under a lease: truncate(2) needs no descriptor."""
         fd = self._quiet.open_handle(handle, os.O_RDWR)
         try:
-            if not _lease(fd):
+            if not lease(fd):
                 self._group.unmark(fd)
                 return 0
             return self._give_up(fd, local, content)
@@ -188,14 +187,3 @@ class Evictor:
         contents.write(fd, replace(content, where="remote", boot=""))
         self._site.settle(local.path, before, signature(fd), hydrated=False)
         return facts.st_blocks * 512
-
-
-def _lease(fd: int) -> bool:
-    """Take a lease for writing; False while somebody else has the file open or mapped."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError as err:
-        if err.errno != errno.EAGAIN:
-            raise
-        return False
-    return True

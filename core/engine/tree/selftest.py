@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from engine.spec.errors import Unsupported
 from engine.tree import content as contents
+from engine.tree.beneath import end_lease, lease
 from engine.tree.content import Content
 from engine.tree.fanotify import OPEN_PERM, PRE_ACCESS, Group, handle_of
 from engine.tree.quiet import QuietMount
@@ -65,8 +65,9 @@ def _prepare(group: Group, quiet: QuietMount, file: Path) -> None:
     try:
         contents.write(fd, Content("remote", "k", "v", 8192, 0, 0, os.fstat(fd).st_ino))
         os.close(quiet.open_handle(handle_of(fd)))
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        if not lease(fd):
+            raise Unsupported("files cannot be fetched on demand here", why="a file that nobody uses gets no lease")
+        end_lease(fd)
         group.mark(fd)
     finally:
         os.close(fd)
