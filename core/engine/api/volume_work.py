@@ -160,9 +160,7 @@ async def update(request: web.Request) -> web.Response:
     remove = body.get("RemoveLabels") or []
     if not isinstance(remove, list) or not all(isinstance(label, str) for label in remove):
         raise InvalidParameter("invalid RemoveLabels: a list of strings is expected")
-    record = await call(
-        request, services(request).volume_work.relabel, _name(request), strings(body, "Labels"), remove
-    )
+    record = await call(request, services(request).volume_work.relabel, _name(request), strings(body, "Labels"), remove)
     return reply({"Labels": dict(record.labels)})
 
 
