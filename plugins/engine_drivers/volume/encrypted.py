@@ -153,7 +153,7 @@ def _stored(volume: Volume[EncryptedOptions], slots: KeySlots) -> VolumePlan:
         directory = Directory(path=f"{base}/tree")
     own = {"crypt-password": f"keyslots:{slots.path}"}
     if options.manifest:
-        own |= {"manifest": "true", "manifest-mark": f"{volume.data}/manifest.mark"}
+        own |= {"manifest": "true", "manifest-mark": f"{base}/journal.db.mark"}
     tree = SyncedTree(
         path=f"{base}/tree",
         journal=f"{base}/journal.db",

@@ -62,7 +62,7 @@ def test_gocryptfs():
 
 
 def test_store():
-    own = {"crypt-password": f"keyslots:{SLOTS}", "manifest": "true", "manifest-mark": f"{DATA}/manifest.mark"}
+    own = {"crypt-password": f"keyslots:{SLOTS}", "manifest": "true", "manifest-mark": f"{DATA}/journal.db.mark"}
     assert plan(url="s3://b/p", mode="on-demand") == VolumePlan(
         plan=Plan.of(
             slots(password=True),

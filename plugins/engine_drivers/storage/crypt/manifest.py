@@ -119,7 +119,7 @@ class Manifest:
                 raise RolledBack(
                     "the store was turned back", driver="crypt",
                     why=f"its manifest ends at generation {self._head.generation}; we saw {mark.generation}",
-                    hint="Put the newer objects back; to trust what is there, remove the volume's file manifest.mark",
+                    hint="Put the newer objects back; to trust what is there, remove the volume's file journal.db.mark",
                 )  # fmt: skip
             for name, entry in self._pending.items():
                 self._set(name, entry)
