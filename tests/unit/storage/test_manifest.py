@@ -1,4 +1,4 @@
-"""The manifest beside the rclone crypt format: every way to tamper with a store is seen, and no crash looks like one."""
+"""The manifest beside the rclone crypt format: every way to tamper with a store is seen; no crash looks like one."""
 
 from __future__ import annotations
 
