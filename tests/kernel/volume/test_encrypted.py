@@ -285,7 +285,8 @@ def rclone(bucket: Path, *arguments: str) -> str:
     )
     environment = {
         "PATH": os.environ["PATH"], "HOME": "/nonexistent", "RCLONE_CONFIG": "/dev/null",
-        "RCLONE_CONFIG_C_TYPE": "crypt", "RCLONE_CONFIG_C_REMOTE": str(bucket), "RCLONE_CONFIG_C_PASSWORD": hidden.stdout.strip(),
+        "RCLONE_CONFIG_C_TYPE": "crypt", "RCLONE_CONFIG_C_REMOTE": str(bucket),
+        "RCLONE_CONFIG_C_PASSWORD": hidden.stdout.strip(),
     }  # fmt: skip
     done = subprocess.run(
         ["rclone", *arguments], capture_output=True, text=True, timeout=30, env=environment, check=False
