@@ -79,8 +79,8 @@ class Reconciler:
     def remove(self, owner: str, *, namespace_gone: bool = False) -> list[Difference]:
         """Remove what only this owner wants, and return what could not be removed; data stays.
 
-        With `namespace_gone` the owner's sandbox was destroyed, or is about to be: what lives in it, and the host end of
-        a pair into it, goes by itself (the kernel needs some 50 ms) and is not removed singly.
+        With `namespace_gone` the owner's sandbox was destroyed, or is about to be: what lives in it, and the host end
+        of a pair into it, goes by itself (the kernel needs some 50 ms) and is not removed singly.
         """
         return self._in_worker(self._remove, owner, namespace_gone)
 

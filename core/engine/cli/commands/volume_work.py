@@ -276,7 +276,9 @@ def jobs(
     rows = client.get(f"/engine/volumes/{volume}/jobs" if volume else "/engine/volume-jobs")
     columns = {name: name.upper() for name in ("Volume", "Kind", "State", "Step", "Created")}
     columns = {"ID": "JOB ID", **columns}
-    shown = [{**row, "Step": row["Error"] or (_step(row["Progress"]) if row["State"] == "running" else "")} for row in rows]
+    shown = [
+        {**row, "Step": row["Error"] or (_step(row["Progress"]) if row["State"] == "running" else "")} for row in rows
+    ]
     write_rows(shown, columns, format=format, quiet=(lambda row: str(row["ID"])) if quiet else None)
 
 
