@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.cluster.hosts import TestCluster, cluster_of
@@ -31,3 +32,10 @@ def net(cluster: TestCluster) -> TestCluster:
     cluster.until_all_reach_all()
     cluster.until_consistent()
     return cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give these tests more time than others: their clusters take long to start where much else runs."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(300))
