@@ -33,6 +33,7 @@ MODULES = {
     "shim": "The host and children of its links",
     "mounts": "Resources of volumes",
     "trees": "Trees that are kept in stores",
+    "encryption": "Resources of encrypted volumes",
     "options": "Options",
     "secret": "Secrets",
     "values": "Values",

@@ -91,6 +91,7 @@ class TreeStatus(Frozen):
     """What a tree's helper says of itself. All values are of the moment."""
 
     state: TreeState
+    """What can be expected of it now."""
     reason: str = ""
     """Why it is degraded or failed, in words for a person."""
     files: int = 0

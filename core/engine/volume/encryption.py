@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from engine.reconcile.convergence import Report
 from engine.secrets.keys import VolumeKeys
 from engine.secrets.slots import SlotFile
 from engine.spec.encryption import PROMPT, SLOTS_FILE
 from engine.spec.errors import EngineError, InvalidParameter, Locked
 from engine.volume.record import VolumeRecord
 from engine.volume.store import VolumeStore
+
+if TYPE_CHECKING:  # the API imports this module, and must load no applier
+    from engine.reconcile.convergence import Report
 
 log = logging.getLogger(__name__)
 
