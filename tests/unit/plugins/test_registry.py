@@ -165,20 +165,20 @@ def test_nonsense_is_no_answer(site):
 
 
 def test_a_hung_driver_is_given_up_and_the_others_go_on(site):
-    site.install("acme-hung", f"{NET} hung Driver", DUMMY.replace("return Plan", "import time; time.sleep(2) #"))
+    site.install("acme-hung", f"{NET} hung Driver", DUMMY.replace("return Plan", "import time; time.sleep(8) #"))
     site.install("acme-dummy", f"{NET} acme Driver", DUMMY)
-    plugins = Plugins(deadline=0.2)
+    plugins = Plugins(deadline=1.0)
     plan(plugins, "acme")
     began = time.monotonic()
     with pytest.raises(
-        DeadlineExceeded, match=r"endpoint_plan of network driver 'hung' \(acme-hung 1.2\) did not end.*0\.2 s"
+        DeadlineExceeded, match=r"endpoint_plan of network driver 'hung' \(acme-hung 1.2\) did not end.*1(\.0)? s"
     ):
         plan(plugins, "hung")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 6
     began = time.monotonic()
     with pytest.raises(DriverFault, match=r"hung in endpoint_plan, acme_hung.py line 8"):
         plan(plugins, "hung")
-    assert time.monotonic() - began < 0.15
+    assert time.monotonic() - began < 0.9
     assert len(plan(plugins, "acme")) == 1
 
 
