@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 THREADS = 24
 """Tasks at one time. A small file is one request, and waits for the store and for the journal most of its time."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two tries of a task that failed: the first time, and at most."""
 _RECHECK = 0.1
 """Seconds after which a task is looked at again that waits for another one."""
@@ -243,7 +243,7 @@ class Transfers:
             self._running.discard(task.key)
             if error:
                 self._failed(task, error)
-            else:
+            elif outcome in (Outcome.DONE, Outcome.SENT):  # the others asked the store for nothing
                 self._succeeded(task)
             if outcome in (Outcome.DONE, Outcome.SENT):
                 self._done[task.key] = begun
