@@ -18,6 +18,7 @@ from typing import cast
 
 from engine.reconcile import messages as m
 from engine.reconcile.applier import BatchError, Tag
+from engine.reconcile.observation import ask_link
 from engine.reconcile.rtnetlink import NLM_F_CREATE, NLM_F_REPLACE, Message, NetlinkSocket
 from engine.spec.errors import EngineError, Unsupported
 from engine.spec.links import (
@@ -261,9 +262,22 @@ def changes(tag: Tag, wire: Wire, owner: str, old: Resource, new: Resource) -> I
     index = wire.index(new.ns, new.name)
     master = wire.index(new.ns, new.master) if new.master else (0 if before.master else None)
     alias = alias_of(tag, owner) if new.ns == "host" else ""
-    yield new.ns, m.set_link(index, alias=alias, up=new.up, mac=new.mac, mtu=new.mtu, master=master)
+    mac = _to_change(wire, new.ns, new.name, new.mac)
+    yield new.ns, m.set_link(index, alias=alias, up=new.up, mac=mac, mtu=new.mtu, master=master)
     if isinstance(new, Veth) and (wire.sandbox is not None or new.peer_ns == "host"):
         peer = wire.index(new.peer_ns, new.peer)
-        yield new.peer_ns, m.set_link(peer, up=new.peer_up, mac=new.peer_mac, mtu=new.peer_mtu)
+        mac = _to_change(wire, new.peer_ns, new.peer, new.peer_mac)
+        yield new.peer_ns, m.set_link(peer, up=new.peer_up, mac=mac, mtu=new.peer_mtu)
     if isinstance(new, Vxlan) and new.local:
         yield new.ns, m.set_link(index, info=("vxlan", m.vxlan_local(new)))
+
+
+def _to_change(wire: Wire, ns: str, name: str, mac: str | None) -> str | None:
+    """Return the MAC address that a link is to get, None if it has it: set again, it costs the link its neighbours.
+
+    (`neigh_changeaddr` in the kernel's net/core/neighbour.c: permanent ones go as well.)
+    """
+    if mac is None:
+        return None
+    seen = ask_link(wire.of(ns), name)
+    return None if seen is not None and seen.mac == mac.lower() else mac

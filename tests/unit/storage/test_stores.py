@@ -156,8 +156,8 @@ def test_a_hanging_call_ends_at_its_deadline():
 
 
 def test_crypt_notices_what_was_cut_or_changed(stores):
-    inner = open_store(stores, "memory://tampered")
-    crypt = open_store(stores, "crypt::memory://tampered", CRYPT)
+    inner = open_store(stores, "memory://cut-or-changed")
+    crypt = open_store(stores, "crypt::memory://cut-or-changed", CRYPT)
     crypt.put("a", b"content" * 20_000)
     (stored,) = inner.list()
     sealed = inner.get(stored.key)
