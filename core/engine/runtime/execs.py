@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,10 +10,10 @@ from socket import socket as Socket
 from typing import Any
 
 from engine.runtime.bundle import Bundle
-from engine.runtime.conmon import CREATE_SECONDS, Conmon, Launch, attach, read_line, resize
+from engine.runtime.conmon import CREATE_SECONDS, Conmon, Launch, attach, read_line
 from engine.runtime.failures import runtime_error
 from engine.runtime.processes import Deadline
-from engine.spec.errors import Internal, NotFound
+from engine.spec.errors import Internal
 
 
 @dataclass(slots=True)
@@ -110,10 +109,6 @@ def start_exec(
                 connection = attach(bundle)
                 launch.signal()
             pid = launch.pid(command)
-            if size := process.get("consoleSize"):
-                # crun has set it, but on a busy host it was seen to be 0 x 0 for good; the monitor's word is the last.
-                with contextlib.suppress(NotFound):  # the command has ended already
-                    resize(bundle, size["height"], size["width"])
             return ExecProcess(bundle, pid, connection, launch.keep_sync(), command)
     except BaseException:
         if connection is not None:
