@@ -57,7 +57,7 @@ def test_user_environment_directory_and_privilege(lab: Lab) -> None:
 
 def test_terminal(lab: Lab) -> None:
     bundle = lab.run("sleep", "600")
-    # On a busy host crun 1.8 was seen to leave it 0 x 0: then the client's own request counts, which docker's always sends.
+    # On a busy host crun 1.8 was seen to leave it 0 x 0: then the request counts that docker's client always sends.
     script = "until stty size 2>/dev/null; do sleep .02; done; read x; stty size; echo $TERM"
     process = lab.exec(bundle, "sh", "-c", script, stdin=True, tty=True, console_size=(24, 81))
     assert process.socket is not None
