@@ -205,7 +205,7 @@ ROUTES = [
     web.post(f"{_ONE}/rollback", rollback),
     web.post(f"{_ONE}/clone", clone),
     web.post(f"{_ONE}/usage", usage),
-    web.post("/engine/volumes/{name}/scrub", scrub),
+    web.post(f"{_ONE}/scrub", scrub),
     web.post(f"{_ONE}/rename", rename),
     web.post(f"{_ONE}/update", update),
 ]
