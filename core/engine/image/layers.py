@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import logging
@@ -15,13 +14,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.durable import sync_directory, sync_file_system
 from engine.image.compression import DECOMPRESSION_ERRORS, Readable, decompressed
 from engine.image.metadata import Database, Layer, no_room
 from engine.image.unpack import drain, unpack
 from engine.spec.errors import InvalidParameter
 
 log = logging.getLogger(__name__)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LayerStore:
@@ -147,8 +146,8 @@ class LayerStore:
     def _publish(self, layer: Layer, scratch: Path) -> Layer:
         (scratch / "blob").rename(self.blob(layer))
         (scratch / "fs").rename(self.directory(layer))
-        _sync_directory(self.root / "b")
-        _sync_directory(self.root / "l")
+        sync_directory(self.root / "b")
+        sync_directory(self.root / "l")
         self._db.put_layer(layer)
         self._sync_later()
         return layer
@@ -167,7 +166,7 @@ class LayerStore:
                     self._syncing = None
                     return
             try:
-                _sync_file_system(self.root)
+                _sync_file_system_of(self.root)
             except OSError as err:
                 log.warning("layers not synced to disk, they stay marked: %s", err)
                 with self._lock:
@@ -219,7 +218,7 @@ class LayerStore:
             self._make(blob, scratch, layer.diff_id, layer.blob)
             _remove_tree(self.directory(layer))
             (scratch / "fs").rename(self.directory(layer))
-        _sync_file_system(self.root)
+        _sync_file_system_of(self.root)
         self._db.mark_on_disk([layer.name])
 
 
@@ -262,20 +261,10 @@ def _verify(what: str, found: str, wanted: str, cause: BaseException | None = No
         ) from cause
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_file_system_of(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_file_system(path: Path) -> None:
-    """syncfs(2): everything written to the file system of `path` is on disk afterwards."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(fd):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+        sync_file_system(fd)
     finally:
         os.close(fd)
 

@@ -8,7 +8,6 @@ Form of the input: OCI image specification, layer.md. Form of the result: Docume
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -18,7 +17,8 @@ import tarfile
 from typing import Any
 
 from engine.image.compression import CHUNK, Readable
-from engine.spec.errors import InvalidParameter, Unsupported
+from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from engine.spec.errors import InvalidParameter
 
 log = logging.getLogger(__name__)
 
@@ -31,29 +31,14 @@ _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 HARMLESS_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
 """Character devices that a layer may hold: null, zero, full, random, urandom, tty, console, ptmx (devices.txt)."""
 
-_SYS_OPENAT2 = 437  # the same number on every architecture
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08  # linux/openat2.h
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_BENEATH = _OpenHow(_DIRECTORY, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
 
 
 def _open_beneath(root: int, path: str) -> int:
     """Open a directory below `root`. Raises OSError: EXDEV when the path leads out of `root`."""
-    fd = int(_libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(_BENEATH), ctypes.sizeof(_BENEATH)))
-    if fd < 0:
-        number = ctypes.get_errno()
-        if number == errno.ENOSYS:
-            raise Unsupported("cannot unpack an image layer", why="the kernel has no openat2 (Linux 5.6 or newer has)")
-        raise OSError(number, os.strerror(number), path)
-    return fd
+    return openat2(root, path, _DIRECTORY, _BENEATH)
 
 
 class _Member(tarfile.TarInfo):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from engine import opening
 from engine.reconcile import gocryptfs, loops, mountapi
 from engine.reconcile.encryption import VolumeKeys
 from engine.spec.encryption import GocryptMount
@@ -67,8 +68,8 @@ def _source(resource: Bind) -> Iterator[int]:
         if not resource.subpath:
             yield base
             return
-        inside = mountapi.RESOLVE_BENEATH | mountapi.RESOLVE_NO_MAGICLINKS
-        found = mountapi.openat2(base, resource.subpath, os.O_PATH, inside)
+        inside = opening.RESOLVE_BENEATH | opening.RESOLVE_NO_MAGICLINKS
+        found = opening.openat2(base, resource.subpath, os.O_PATH, inside)
         try:
             yield found
         finally:

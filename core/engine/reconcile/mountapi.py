@@ -1,6 +1,6 @@
 """The kernel's mount system calls, by ctypes.
 
-Sources: mount(2), umount(2), openat2(2), statx(2), and the descriptions of fsopen, fsconfig, fsmount, open_tree,
+Sources: mount(2), umount(2), statx(2), and the descriptions of fsopen, fsconfig, fsmount, open_tree,
 move_mount and mount_setattr in linux/mount.h. Numbers of new system calls are the same on every architecture. Needs
 Linux 5.12.
 
@@ -18,9 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH, _AT_RECURSIVE, _AT_STATX_DONT_SYNC = 0x100, 0x1000, 0x8000, 0x4000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
@@ -45,12 +47,6 @@ FLAGS = {
 """Options -> MS_* of mount(2)."""
 SUPERBLOCK = frozenset({"sync", "dirsync"})
 """Options that belong to the file system and not to one mount of it."""
-
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 class _MountAttr(ctypes.Structure):
@@ -173,13 +169,6 @@ def unmount(path: str) -> None:
         raise OSError(code, os.strerror(code), path)
 
 
-def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
-    """Open a path relative to a directory under RESOLVE_* rules."""
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    name = os.fsencode(path or ".")
-    return _syscall(_OPENAT2, _int(directory), name, ctypes.byref(how), _int(ctypes.sizeof(how)), what=path)
-
-
 def identify(path: int | str) -> Identity:
     """Return what a path or descriptor is. Network file systems answer from their cache: a dead server hangs nobody."""
     buffer = (ctypes.c_char * 256)()
@@ -199,13 +188,6 @@ def identify(path: int | str) -> Identity:
 
 
 _LITTLE = sys.byteorder == "little"
-
-
-def syncfs(directory: int) -> None:
-    """Write the file system of a descriptor to its disk."""
-    if _libc.syncfs(directory) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def kernel_version() -> tuple[int, int]:

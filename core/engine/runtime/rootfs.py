@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 from pathlib import Path
 
-_SYS_OPENAT2 = 437  # the same number on every architecture (linux/unistd.h)
-_RESOLVE_IN_ROOT = 0x10  # linux/openat2.h
-_AT_FDCWD = -100
+from engine.opening import RESOLVE_IN_ROOT, openat2
+
 _MAX_BYTES = 16 * 1024 * 1024
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def open_in_root(rootfs: Path, path: str, flags: int = os.O_RDONLY) -> int:
@@ -25,13 +17,7 @@ def open_in_root(rootfs: Path, path: str, flags: int = os.O_RDONLY) -> int:
     """
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
-        name = os.fsencode(path.lstrip("/") or ".")
-        fd = int(_libc.syscall(_SYS_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how)))
-        if fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-        return fd
+        return openat2(root, path.lstrip("/"), flags, RESOLVE_IN_ROOT)
     finally:
         os.close(root)
 

@@ -13,12 +13,18 @@ import errno
 import fcntl
 import os
 import signal
-import struct
 from collections.abc import Iterator
 
+from engine.opening import (
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    openat2,
+)
+
 _libc = ctypes.CDLL(None, use_errno=True)
-_SYS_OPENAT2 = 437
-_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH (linux/openat2.h)
+_RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
 _WAIT_BEFORE, _WRITE = 1, 2  # sync_file_range(2)
 _F_SETLEASE, _F_WRLCK, _F_UNLCK = 1024, 1, 2
@@ -48,15 +54,11 @@ class Root:
 
     def open_directory(self, path: str) -> int:
         """The same, for the caller to close."""
-        how = struct.pack("=QQQ", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE)
-        name = os.fsencode(path) or b"."
         while True:
-            fd = int(_libc.syscall(_SYS_OPENAT2, self._fd, name, how, len(how)))
-            if fd >= 0:
-                return fd
-            number = ctypes.get_errno()
-            if number != errno.EAGAIN:  # a rename elsewhere disturbed the look-up
-                raise OSError(number, os.strerror(number), path)
+            try:
+                return openat2(self._fd, path, os.O_RDONLY | os.O_DIRECTORY, _RESOLVE)
+            except BlockingIOError:  # a rename elsewhere disturbed the look-up
+                continue
 
     @contextlib.contextmanager
     def place(self, path: str) -> Iterator[tuple[int, str]]:

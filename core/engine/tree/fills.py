@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from engine.reconcile import mountapi
+from engine.durable import sync_file_system
 from engine.tree.content import Content, boot_id
 
 
@@ -48,7 +48,7 @@ class Fills:
     def sync(self) -> None:
         """Write everything that is filled now to the disk, then the record. Takes as long as the disk does."""
         until = now()
-        mountapi.syncfs(self._directory)
+        sync_file_system(self._directory)
         self._until[boot_id()] = until
         temporary = self._path.with_name(self._path.name + ".new")
         with temporary.open("w") as file:

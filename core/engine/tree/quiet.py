@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from engine.reconcile import mountapi
 from engine.tree import fanotify
 
@@ -36,10 +37,10 @@ class QuietMount:
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         """Open a file by its path in the tree, never through a symbolic link in any part of it."""
-        rules = mountapi.RESOLVE_BENEATH | mountapi.RESOLVE_NO_SYMLINKS | mountapi.RESOLVE_NO_MAGICLINKS
+        rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
         if not flags & _O_PATH:
             flags |= os.O_NONBLOCK  # a FIFO must not stop us
-        return mountapi.openat2(self.root, path, flags | os.O_NOFOLLOW, rules)
+        return openat2(self.root, path, flags | os.O_NOFOLLOW, rules)
 
     def open_handle(self, handle: bytes, flags: int = os.O_RDWR) -> int:
         """Open a file by its handle."""

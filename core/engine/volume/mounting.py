@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from engine.reconcile import fscrypt, mountapi
+from engine.durable import sync_file_system
+from engine.reconcile import fscrypt
 from engine.reconcile.applier import Difference
 from engine.reconcile.convergence import Report
 from engine.spec.driver import Driver
@@ -287,6 +288,6 @@ def _why_left(difference: Difference) -> str:
 def _sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        mountapi.syncfs(descriptor)
+        sync_file_system(descriptor)
     finally:
         os.close(descriptor)

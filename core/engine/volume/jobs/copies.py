@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engine.durable import sync_file_system
 from engine.reconcile import loops, mountapi, mountinfo
 from engine.reconcile.freezing import Late, frozen, thaw
 from engine.reconcile.renaming import exchange
@@ -145,7 +146,7 @@ def _copy_file(source: Path, target: Path, meter: _Meter) -> None:
 def _sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        mountapi.syncfs(descriptor)
+        sync_file_system(descriptor)
     finally:
         os.close(descriptor)
 
