@@ -15,7 +15,7 @@ from engine.spec.errors import EngineError
 
 @dataclass(frozen=True)
 class Attachment:
-    """A way to a container's streams: see `engine.api.services.Attachment`, whose shape this is."""
+    """A way to a container's streams: see `engine.api.services.containers.Attachment`, whose shape this is."""
 
     tty: bool
     open_stdin: bool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import signal
 import socket
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future
@@ -11,8 +10,9 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from engine.container.attachments import Attachment
 from engine.container.config import CreateRequest, HostConfig, RestartPolicy
-from engine.container.creation import Creation, signal_number
-from engine.container.environment import Environment, endpoint_settings
+from engine.container.connections import Connections
+from engine.container.creation import Creation
+from engine.container.environment import Environment
 from engine.container.execs import Execs
 from engine.container.files import Archive, ContainerFiles
 from engine.container.filters import prune_matches
@@ -20,11 +20,11 @@ from engine.container.launch import resources
 from engine.container.lifecycle import Lifecycle
 from engine.container.logs import ContainerLogs, LogQuery
 from engine.container.naming import check_name
-from engine.container.ports import requested_ports
 from engine.container.presenter import Presenter
 from engine.container.publishing import ContainerPorts
 from engine.container.record import Container, Endpoint
 from engine.container.restart import check_policy
+from engine.container.signals import Signals
 from engine.container.store import ContainerStore
 from engine.container.views import JsonObject
 from engine.container.waiters import ExitResult
@@ -32,24 +32,17 @@ from engine.events import EventBus
 from engine.filters import Filters
 from engine.image.manager import ImageManager
 from engine.network.manager import NetworkManager
-from engine.network.model import NetworkRecord, PortRequest
-from engine.reconcile.applier import Sandbox
 from engine.runtime.archive import Readable
 from engine.runtime.conmon import Conmon, resize
 from engine.runtime.resources import linux_resources
 from engine.runtime.stats import empty_stats, read_stats
 from engine.runtime.top import top
-from engine.spec.errors import Conflict, DeadlineExceeded, EngineError, Forbidden, InvalidParameter, NotFound
+from engine.spec.errors import Conflict, InvalidParameter, NotFound
 from engine.volume.manager import VolumeManager
-
-STOP_TIMEOUT = 10
-"""Seconds between the stop signal and SIGKILL, as Docker's."""
-KILL_SECONDS = 20.0
-"""How long the end of a killed container is waited for."""
 
 
 class ContainerManager:
-    """All containers of one engine. Methods may be called from any thread; see `engine.api.services` for each."""
+    """All containers of one engine, from any thread; `engine.api.services.containers` describes the methods."""
 
     def __init__(
         self,
@@ -71,6 +64,8 @@ class ContainerManager:
         self._volumes = volumes
         self._events = events
         self._lifecycle = Lifecycle(store, environment, conmon, events, self._delete)
+        self._signals = Signals(store, self._lifecycle, conmon, events)
+        self._connections = Connections(store, environment, networks)
         self._execs = Execs(conmon, events)
         self._presenter = Presenter(store, environment, images, networks)
         self._files = ContainerFiles(store, environment, images, events)
@@ -103,7 +98,7 @@ class ContainerManager:
                     f"You cannot remove a running container {container.id}",
                     hint="Stop the container before attempting removal or force remove.",
                 )
-            self._kill_and_wait(container)
+            self._signals.kill_and_wait(container)
         with self._store.lock(container):
             if not self._store.exists(container):
                 return  # --rm was quicker
@@ -180,100 +175,26 @@ class ContainerManager:
 
     def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> bool:
         """Stop a container; False if it does not run."""
-        container = self._store.get(ref)
-        with self._store.lock(container):
-            self._lifecycle.give_up_restart(container)
-            if not container.state.running:
-                return False
-            if container.state.status == "paused":
-                self._unpause(container)
-            container.state.stopped_by_hand = True
-            self._store.save(container)
-            ended = self._lifecycle.when_ended(container)
-            number = signal_number(signal or container.config.stop_signal)
-            self._signal(container, number)
-        if timeout is None:
-            timeout = STOP_TIMEOUT if container.config.stop_timeout is None else container.config.stop_timeout
-        try:
-            ended.result(None if timeout < 0 else timeout)
-        except TimeoutError:
-            self._kill_and_wait(container)
-        with self._store.lock(container):  # until the end has been handled
-            self._emit(container, "stop")
-        return True
+        return self._signals.stop(self._store.get(ref), timeout=timeout, signal=signal)
 
     def restart(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop a container if it runs, then start it."""
         container = self._store.get(ref)
-        self.stop(container.id, timeout=timeout, signal=signal)
+        self._signals.stop(container, timeout=timeout, signal=signal)
         self._lifecycle.start(container)
         self._emit(container, "restart")
 
     def kill(self, ref: str, signal: str = "") -> None:
         """Send a signal; SIGKILL if none is given."""
-        container = self._store.get(ref)
-        number = signal_number(signal or "KILL")
-        with self._store.lock(container):
-            if not container.state.running:
-                raise Conflict(f"Cannot kill container: {ref}: container {container.id} is not running")
-            if number in (signal_number("KILL"), signal_number(container.config.stop_signal)):
-                container.state.stopped_by_hand = True
-                self._store.save(container)
-            if container.state.status == "paused" and number == signal_number("KILL"):
-                self._unpause(container)
-            self._signal(container, number)
-        self._events.emit("container", "kill", container.id, {**container.attributes(), "signal": str(number)})
-
-    def _signal(self, container: Container, number: int) -> None:
-        try:
-            self._conmon.runtime.kill(container.id, number)
-        except EngineError:
-            if container.state.running and self._conmon.pidfd(self._conmon.bundle(container.id)) is not None:
-                raise
-
-    def _kill_and_wait(self, container: Container) -> None:
-        with self._store.lock(container):
-            self._lifecycle.give_up_restart(container)
-            if not container.state.running:
-                return
-            if container.state.status == "paused":
-                self._unpause(container)
-            container.state.stopped_by_hand = True
-            ended = self._lifecycle.when_ended(container)
-            self._signal(container, signal.SIGKILL)
-        try:
-            ended.result(KILL_SECONDS)
-        except TimeoutError as err:
-            raise DeadlineExceeded(
-                f"container {container.name} did not end", why=f"SIGKILL was sent {KILL_SECONDS:.0f} s ago"
-            ) from err
+        self._signals.kill(self._store.get(ref), signal)
 
     def pause(self, ref: str) -> None:
         """Freeze a container."""
-        container = self._store.get(ref)
-        with self._store.lock(container):
-            if container.state.status == "paused":
-                raise Conflict(f"Container {container.id} is already paused")
-            if not container.state.running:
-                raise Conflict(f"Container {container.id} is not running")
-            self._conmon.runtime.pause(container.id)
-            container.state.status = "paused"
-            self._store.save(container)
-        self._emit(container, "pause")
+        self._signals.pause(self._store.get(ref))
 
     def unpause(self, ref: str) -> None:
         """Thaw a container."""
-        container = self._store.get(ref)
-        with self._store.lock(container):
-            if container.state.status != "paused":
-                raise Conflict(f"Container {container.id} is not paused")
-            self._unpause(container)
-        self._emit(container, "unpause")
-
-    def _unpause(self, container: Container) -> None:
-        self._conmon.runtime.resume(container.id)
-        container.state.status = "running"
-        self._store.save(container)
+        self._signals.unpause(self._store.get(ref))
 
     def wait(self, ref: str, condition: str) -> Future[ExitResult]:
         """Return a future of the end."""
@@ -440,75 +361,11 @@ class ContainerManager:
 
     def connect(self, network: str, ref: str, endpoint: Endpoint) -> None:
         """Attach a container to a network: at once, or when it starts."""
-        container, record = self._store.get(ref), self._networks.get(network)
-        endpoint = Endpoint(network=record.id, settings=endpoint.settings)
-        with self._store.lock(container):
-            if container.sandbox != "private" or self._networks.caps(record).sandbox == "host":
-                raise Forbidden(
-                    f"container {container.name} cannot be connected to network {record.name}",
-                    why="one of them shares the network of the host or of another container",
-                )
-            if any(e.network == record.id for e in container.endpoints):
-                raise Conflict(f"container {container.name} is already connected to network {record.name}")
-            former, joined = container.endpoints, [*container.endpoints, endpoint]
-            if not container.state.running:
-                self._save_endpoints(container, joined)
-                return
-            sandbox = Sandbox(self._networks.sandbox_path(container.id))
-            try:
-                made = self._networks.attach(
-                    record.id, self._environment.ref(container), sandbox, endpoint_settings(endpoint),
-                    self._unpublished(container, record), lambda: self._save_endpoints(container, joined),
-                )  # fmt: skip
-            except BaseException:
-                container.endpoints = former
-                raise
-            self._environment.connected(container, made)
-
-    def _save_endpoints(self, container: Container, endpoints: builtins.list[Endpoint]) -> None:
-        former, container.endpoints = container.endpoints, endpoints
-        try:
-            self._store.save(container)
-        except BaseException:
-            container.endpoints = former
-            raise
-
-    def _unpublished(self, container: Container, record: NetworkRecord) -> builtins.list[PortRequest]:
-        """Return the ports that a new network of a running container is to publish: all, if no other one does."""
-        if self._networks.port_bindings(container.id) or not self._networks.publishes(record):
-            return []
-        return requested_ports(container.config, container.host_config)
+        self._connections.connect(network, self._store.get(ref), endpoint)
 
     def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
         """Detach a container from a network; `force` also one that is being removed or was left behind."""
-        record = self._networks.get(network)
-        try:
-            container = self._store.get(ref)
-        except NotFound:
-            if not force:
-                raise
-            self._networks.detach(ref, record.id, namespace_gone=True)
-            return
-        with self._store.lock(container):
-            remaining = [e for e in container.endpoints if e.network != record.id]
-            if len(remaining) == len(container.endpoints):
-                raise Conflict(f"container {container.name} is not connected to network {record.name}")
-            gone = [a for a in self._networks.attachments(container.id) if a.network == record.id]
-            if container.state.running:
-                self._detach(container, record, remaining)
-            else:
-                self._save_endpoints(container, remaining)
-            for attachment in gone:
-                self._environment.disconnected(container, attachment)
-
-    def _detach(self, container: Container, record: NetworkRecord, remaining: builtins.list[Endpoint]) -> None:
-        former = container.endpoints
-        try:
-            self._networks.detach(container.id, record.id, also=lambda: self._save_endpoints(container, remaining))
-        except BaseException:
-            if any(a.network == record.id for a in self._networks.attachments(container.id)):
-                container.endpoints = former
-            raise
+        self._connections.disconnect(network, ref, force=force)
 
     # For other managers and the composition root
 
@@ -542,22 +399,12 @@ class ContainerManager:
         """Second half, after the other managers and the reconciler: see `Lifecycle.resume`."""
         self._environment.sweep(living)
         for id in living:
-            self._finish_connections(self._store.get(id))
+            self._connections.finish(self._store.get(id))
         self._lifecycle.resume(living)
 
     def start_waiting(self, ids: Collection[str]) -> builtins.list[str]:
         """Start those that should have started by themselves and could not; see `Lifecycle.start_waiting`."""
         return self._lifecycle.start_waiting(ids)
-
-    def _finish_connections(self, container: Container) -> None:
-        """Undo a connect and complete a disconnect that were interrupted between the network and the container."""
-        attached = {a.network for a in self._networks.attachments(container.id)}
-        wanted = {e.network for e in container.endpoints}
-        for network in attached - wanted:
-            self._networks.detach(container.id, network)
-        if wanted - attached:
-            container.endpoints = [e for e in container.endpoints if e.network in attached]
-            self._store.save(container)
 
     def close(self) -> None:
         """Stop watching; the containers go on."""
