@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine.api.services import JsonObject
+from engine.api.services.data import JsonObject
 from engine.cluster.access import open_cluster
 from engine.cluster.cluster import Cluster
 from engine.cluster.membership import Memory, NodeState

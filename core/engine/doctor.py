@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 
-from engine.api.services import JsonObject
+from engine.api.services.data import JsonObject
 from engine.reconcile.applier import Difference
 from engine.reconcile.reconciler import Reconciler
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.api.services import Filters, JsonObject, Readable
+from engine.api.services.data import Filters, JsonObject, Readable
 from engine.container.record import Endpoint
 from engine.container.waiters import ExitResult
 from engine.events import EventBus
@@ -211,7 +211,7 @@ class FakeExec:
 
 
 class FakeContainers:
-    """Implements `engine.api.services.ContainerManager`, as far as clients can see."""
+    """Implements `engine.api.services.containers.ContainerManager`, as far as clients can see."""
 
     def __init__(self, events: EventBus) -> None:
         self.events = events

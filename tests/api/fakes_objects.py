@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.api.services import Auth, Filters, JsonObject, Readable, Writable
+from engine.api.services.data import Auth, Filters, JsonObject, Readable, Writable
 from engine.image.model import HistoryEntry, Image, Progress, ProgressSink, Removal
 from engine.network.model import NetworkRecord
 from engine.spec.errors import Conflict, Forbidden, NotFound, Unavailable
@@ -35,7 +35,7 @@ IMAGE = Image(
 
 
 class FakeImages:
-    """Implements `engine.api.services.ImageManager`: one image, and registries named by what they do."""
+    """Implements `engine.api.services.images.ImageManager`: one image, and registries named by what they do."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -139,7 +139,7 @@ class FakeOwnerPlan:
 
 
 class FakeNetworks:
-    """Implements `engine.api.services.NetworkManager`, in memory."""
+    """Implements `engine.api.services.networks.NetworkManager`, in memory."""
 
     def __init__(self) -> None:
         self.networks: dict[str, NetworkRecord] = {}
@@ -203,7 +203,7 @@ class FakeNetworks:
 
 
 class FakeVolumes:
-    """Implements `engine.api.services.VolumeManager`, in memory."""
+    """Implements `engine.api.services.volumes.VolumeManager`, in memory."""
 
     def __init__(self) -> None:
         self.volumes: dict[str, VolumeRecord] = {}
@@ -255,7 +255,7 @@ class FakeVolumes:
 
 
 class FakeDoctor:
-    """Implements `engine.api.services.Doctor`: one thing is wrong until it is repaired."""
+    """Implements `engine.api.services.host.Doctor`: one thing is wrong until it is repaired."""
 
     def __init__(self) -> None:
         self.wrong: list[JsonObject] = [
@@ -271,7 +271,7 @@ class FakeDoctor:
 
 
 class FakeNodes:
-    """Implements `engine.api.services.Nodes`: a cluster of two."""
+    """Implements `engine.api.services.host.Nodes`: a cluster of two."""
 
     def __init__(self) -> None:
         self.nodes = {

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from engine.api.services import Readable
+from engine.api.services.data import Readable
 from engine.spec.errors import Conflict, NotFound
 from engine.volume.jobs.record import JobRecord
 from engine.volume.record import VolumeRecord
@@ -17,7 +17,7 @@ Report = Callable[[Mapping[str, Any]], object]
 
 
 class FakeJobs:
-    """Implements `engine.api.services.VolumeJobs`."""
+    """Implements `engine.api.services.volumes.VolumeJobs`."""
 
     def __init__(self) -> None:
         self.records: dict[str, JobRecord] = {}
@@ -55,7 +55,7 @@ class FakeJobs:
 
 
 class FakeVolumeWork:
-    """Implements `engine.api.services.VolumeWork`."""
+    """Implements `engine.api.services.volumes.VolumeWork`."""
 
     def __init__(self) -> None:
         self.jobs = FakeJobs()

@@ -17,7 +17,7 @@ import pytest
 
 from engine.api import events
 from engine.api import server as server_module
-from engine.api.services import Readable, Writable
+from engine.api.services.data import Readable, Writable
 from engine.api.streams import frame
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, Unavailable
 

@@ -13,7 +13,7 @@ from engine.api import versions
 from engine.api.detach import parse_keys
 from engine.api.hijack import MULTIPLEXED, RAW, RawConnection, Taken
 from engine.api.requests import acquire, flag, services, timestamp_ns
-from engine.api.services import Attachment, LogReader
+from engine.api.services.containers import Attachment, LogReader
 from engine.api.streams import STDERR, STDOUT, Pump, discard, frame
 from engine.api.transfer import begin, cut, from_thread
 from engine.spec.errors import EngineError, InvalidParameter

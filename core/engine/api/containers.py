@@ -11,7 +11,7 @@ from aiohttp import web
 
 from engine.api import attach, stats
 from engine.api.requests import acquire, call, filters, flag, json_body, number, read_body, reply, required, services
-from engine.api.services import JsonObject
+from engine.api.services.data import JsonObject
 from engine.api.transfer import RequestStream, begin, send_stream
 from engine.container.waiters import ExitResult
 from engine.spec.errors import EngineError, InvalidParameter

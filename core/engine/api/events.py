@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from engine.api.requests import filters, services, timestamp_ns
-from engine.api.services import Filters, JsonObject
+from engine.api.services.data import Filters, JsonObject
 from engine.api.transfer import begin
 from engine.spec.errors import InvalidParameter
 from engine.spec.plugin import Event

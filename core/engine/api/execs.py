@@ -13,7 +13,8 @@ from engine.api.containers import terminal_size
 from engine.api.detach import parse_keys
 from engine.api.hijack import RawConnection, Taken
 from engine.api.requests import acquire, call, json_body, reply, services
-from engine.api.services import ContainerManager, JsonObject
+from engine.api.services.containers import ContainerManager
+from engine.api.services.data import JsonObject
 from engine.api.streams import STDOUT, Pump, discard, frame
 from engine.spec.errors import Conflict, EngineError, InvalidParameter
 

@@ -7,7 +7,8 @@ from typing import Any
 from aiohttp import web
 
 from engine.api.requests import call, flag, reply, services
-from engine.api.services import JsonObject, Services
+from engine.api.services import Services
+from engine.api.services.data import JsonObject
 from engine.plugins import SPECS, DriverInfo, describe
 from engine.spec.errors import DriverFault, EngineError, NotFound
 

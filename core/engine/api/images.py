@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from engine.api.requests import call, filters, flag, json_body, registry_auth, reply, required, services
-from engine.api.services import JsonObject
+from engine.api.services.data import JsonObject
 from engine.api.transfer import RequestStream, send_messages, send_written
 from engine.image.model import Image, Progress
 from engine.spec.errors import InvalidParameter, Unsupported

@@ -10,7 +10,9 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from engine.api.requests import call, filters, json_body, reply, services, strings
-from engine.api.services import Filters, JsonObject, OwnerPlan, Services
+from engine.api.services import Services
+from engine.api.services.data import Filters, JsonObject
+from engine.api.services.networks import OwnerPlan
 from engine.container.config import EndpointConfig
 from engine.container.record import Endpoint
 from engine.filters import parse_time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from engine.api.requests import call, json_body, reply, services
-from engine.api.services import JsonObject
+from engine.api.services.data import JsonObject
 from engine.spec.errors import InvalidParameter
 
 

@@ -14,7 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from aiohttp import web
 
-from engine.api.services import Filters, JsonObject, Services
+from engine.api.services import Services
+from engine.api.services.data import Filters, JsonObject
 from engine.spec.errors import DeadlineExceeded, InvalidParameter
 
 SERVICES = web.AppKey("services", Services)

@@ -11,7 +11,7 @@ import json
 from aiohttp import web
 
 from engine.api.requests import call, flag, reply, services
-from engine.api.services import JsonObject
+from engine.api.services.data import JsonObject
 from engine.api.transfer import begin
 from engine.spec.errors import EngineError, NotFound
 

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from engine.api import events, host, images, versions, volumes
 from engine.api.requests import call, reply, services
-from engine.api.services import JsonObject, Services
+from engine.api.services import Services
+from engine.api.services.data import JsonObject
 
 
 @cache

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from engine.api import errors
 from engine.api.requests import WORKERS, call
-from engine.api.services import JsonObject, Readable
+from engine.api.services.data import JsonObject, Readable
 from engine.spec.errors import EngineError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from engine.api.requests import call, flag, json_body, reply, services
 from engine.api.secrets import decoded
-from engine.api.services import JsonObject, Services
+from engine.api.services import Services
+from engine.api.services.data import JsonObject
 from engine.spec.errors import InvalidParameter
 from engine.volume.encryption import NewKey
 

@@ -12,7 +12,8 @@ from typing import Any
 from aiohttp import web
 
 from engine.api.requests import call, flag, json_body, reply, required, services, strings
-from engine.api.services import JsonObject, VolumeWork
+from engine.api.services.data import JsonObject
+from engine.api.services.volumes import VolumeWork
 from engine.api.transfer import RequestStream, send_messages, send_stream
 from engine.spec.errors import InvalidParameter
 from engine.volume.jobs.record import JobRecord

@@ -10,7 +10,8 @@ from aiohttp import web
 from engine.api import versions
 from engine.api.requests import call, filters, flag, json_body, number, reply, services, strings
 from engine.api.secrets import decoded
-from engine.api.services import JsonObject, Services
+from engine.api.services import Services
+from engine.api.services.data import JsonObject
 from engine.api.transfer import send_messages
 from engine.spec.errors import DeadlineExceeded, InvalidParameter, Unsupported
 from engine.spec.trees import TreeStatus
