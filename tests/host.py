@@ -28,7 +28,7 @@ from tests.images import busybox_archive
 from tests.kernel import snapshot
 from tests.namespaces import call_in
 
-from engine.daemon import make_tag
+from engine.composition import make_tag
 
 SECONDS = 60.0
 """Deadline of every wait: generous, for machines where much else runs. Nothing that works takes so long."""
