@@ -110,7 +110,7 @@ def test_nonces_carry_and_wrap():
 def test_content_comes_back_whatever_its_pieces(data, cuts):
     edges = [0, *sorted(min(c, len(data)) for c in cuts), len(data)]
     pieces = [data[a:b] for a, b in itertools.pairwise(edges)]
-    sealed = b"".join(CONTENT.seal(pieces))
+    sealed = b"".join(CONTENT.seal(pieces, NONCE))
     assert len(sealed) == sealed_size(len(data))
     assert plain_size(len(sealed)) == len(data)
     assert opened(sealed) == data
@@ -151,7 +151,7 @@ def test_eme_refuses_other_lengths(length):
 
 @pytest.mark.parametrize("position", [0, 8, HEADER, HEADER + 20, -1])
 def test_a_changed_byte_is_noticed(position):
-    sealed = bytearray(b"".join(CONTENT.seal([b"content" * 10])))
+    sealed = bytearray(b"".join(CONTENT.seal([b"content" * 10], NONCE)))
     sealed[position] ^= 1
     with pytest.raises(Damaged):
         opened(bytes(sealed))
@@ -164,7 +164,7 @@ def test_sizes_that_no_content_gives(size):
 
 
 def test_another_key_opens_nothing():
-    sealed = b"".join(CONTENT.seal([b"content"]))
+    sealed = b"".join(CONTENT.seal([b"content"], NONCE))
     with pytest.raises(Damaged):
         opened(sealed, Content(UNSALTED.data))
 

@@ -12,7 +12,7 @@ from engine.spec.errors import Conflict
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
 from engine_drivers.storage.crypt import manifest as module
-from engine_drivers.storage.crypt.content import BLOCK, HEADER, SEALED
+from engine_drivers.storage.crypt.content import BLOCK, HEADER, MAGIC, SEALED, nonce_at, nonce_of
 from engine_drivers.storage.crypt.manifest import Manifest
 
 SECRETS = Secrets(environ={"PW": "correct horse"})
@@ -78,6 +78,46 @@ def test_truncation_at_the_edge_of_a_block(site):
     path.write_bytes(path.read_bytes()[: HEADER + SEALED])
     assert site.open(manifest="false").get("a") == b"A" * BLOCK  # the format itself does not see it
     refused(site, "a", "truncated")
+
+
+def test_first_blocks_cut_off(site):
+    """A block's nonce is the object's plus its number: the rest opens as a whole object, without the key."""
+    store = fill(site, a=b"A" * BLOCK + b"B" * BLOCK)
+    path = site.file(store, "a")
+    data = path.read_bytes()
+    path.write_bytes(MAGIC + nonce_at(nonce_of(data[:HEADER]), 1) + data[HEADER + SEALED :])
+    assert site.open(manifest="false").get("a") == b"B" * BLOCK
+    refused(site, "a", "truncated")
+
+
+def test_an_empty_object_in_the_place_of_another(site):
+    """It takes no key to make one. A host with the key that empties an object is told from that, noted or not."""
+    store = fill(site, a=b"A" * 100, b=b"B")
+    site.file(store, "a").write_bytes(MAGIC + bytes(24))
+    refused(site, "a", "truncated")
+    assert {s.key: s.size for s in site.open().list()} == {"a": 100, "b": 1}
+    store = site.open()
+    store.put("b", b"")
+    store._manifest._timer.cancel()  # killed
+    assert site.open().get("b") == b""
+    assert {s.key: s.size for s in site.open().list()} == {"a": 100, "b": 0}
+
+
+@pytest.mark.parametrize("size", [0, 5, HEADER + 3])
+@pytest.mark.parametrize("manifest", ["true", "false"])
+def test_what_is_cut_to_no_form_at_all_is_listed_and_refused(site, size, manifest):
+    """If it were left out of a listing, it would look removed, and its local copy would be, too."""
+    store = fill(site, a=b"A" * 100, b=b"B" * 100)
+    path = site.file(store, "a")
+    path.write_bytes(path.read_bytes()[:size])
+    store = site.open(manifest=manifest)
+    listed = {s.key: s.size for s in store.list()}
+    assert listed.keys() == {"a", "b"}
+    assert listed["a"] > 0
+    with pytest.raises(Conflict):
+        store.get("a")
+    store.close()
+    assert site.problems() == {"a": "damaged"}
 
 
 def test_swapped_objects(site):
@@ -149,6 +189,26 @@ def test_manifest_removed(site):
     shutil.rmtree(site.bucket / ".engine")
     with pytest.raises(Conflict, match="turned back"):
         site.open()
+
+
+def test_manifest_removed_in_use(site):
+    """Nothing more is written until it is there again: what is beside it may be as old."""
+    store = site.open()
+    store.put("a", b"A")
+    store._manifest.flush()
+    log = site.bucket / ".engine"
+    log.rename(site.base / "away")
+    store.put("b", b"B")
+    store._manifest._timer.cancel()
+    store._manifest._write_later()  # as the timer does
+    for change in (lambda: store.put("c", b"C"), lambda: store.delete("a")):
+        with pytest.raises(Conflict, match="turned back"):
+            change()
+    assert store.get("a") == b"A"
+    (site.base / "away").rename(log)
+    store.put("c", b"C")
+    store.close()
+    assert site.problems() == {}
 
 
 def test_log_exchanged_for_another_one(site):

@@ -5,7 +5,6 @@ PyNaCl (libsodium) is used because the format needs XSalsa20-Poly1305, which `cr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 
 from engine_sdk import Conflict
@@ -36,6 +35,15 @@ def plain_size(size: int) -> int:
     return full * BLOCK + max(0, rest - MAC)
 
 
+def apparent_size(size: int) -> int:
+    """Return the bytes of content that an object of `size` bytes seems to have, of whatever form: one at least.
+
+    So it is told in a listing: who wants its content reads it, and gets the error.
+    """
+    full, rest = divmod(max(0, size - HEADER), SEALED)
+    return max(1, full * BLOCK + max(0, rest - MAC))
+
+
 def nonce_at(nonce: bytes, block: int) -> bytes:
     """Return the nonce of a block: the file's plus its number, as a 192-bit little-endian counter that wraps."""
     return ((int.from_bytes(nonce, "little") + block) % (1 << 192)).to_bytes(NONCE, "little")
@@ -59,9 +67,8 @@ class Content:
         self._seal, self._open = nacl.bindings.crypto_secretbox_easy, nacl.bindings.crypto_secretbox_open_easy
         self._refused = nacl.exceptions.CryptoError
 
-    def seal(self, chunks: Iterable[bytes], nonce: bytes | None = None) -> Iterator[bytes]:
+    def seal(self, chunks: Iterable[bytes], nonce: bytes) -> Iterator[bytes]:
         """Yield the object's bytes for content that comes in pieces of any size: the header, then the blocks."""
-        nonce = nonce or os.urandom(NONCE)
         yield MAGIC + nonce
         number = 0
         waiting = bytearray()

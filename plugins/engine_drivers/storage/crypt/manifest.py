@@ -1,10 +1,8 @@
 """What every object of a store should be: a list beside rclone's format, which binds no name, length or age to content.
 
-An object's random nonce stands for its content: blocks are sealed with it, and nobody without the key makes others.
-The manifest knows the nonce and size that each name has now, and the nonces that were given up. An object with another
-size is cut, one with another name's nonce was exchanged, one with a nonce that was given up is an old one. A nonce that
-nobody knows was written by somebody with the key: by rclone, by another host, or by us before a crash. It is taken in.
-So nothing has to be noted before an object is written, and a crash raises no false alarm. Only a copy by the server is
+The `ledger` says what is known and what is wrong with an object; here it is kept in agreement with a log in the store
+that several hosts write. An object whose nonce nobody knows was written by somebody with the key, and is taken in. So
+nothing has to be noted before an object is written, and a crash raises no false alarm. Only a copy by the server is
 noted before: it has the nonce of its source.
 """
 
@@ -12,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from engine_drivers.storage.crypt.content import HEADER, Damaged, nonce_of
+from engine_drivers.storage.crypt.ledger import Ledger
 from engine_drivers.storage.crypt.mark import Mark, MarkFile
+from engine_drivers.storage.crypt.nonces import Nonces, family_of
 from engine_drivers.storage.crypt.segments import (
     PREFIX,
     Entry,
@@ -35,10 +34,6 @@ DELAY = 2.0
 """Seconds after which changes are written."""
 RETRY_DELAY = 15.0
 """Seconds after which a write that failed is tried again."""
-_SHORT = 8
-"""Bytes of a nonce by which one that was given up is remembered."""
-_REMEMBERED = 1 << 16
-"""Nonces that were given up and are remembered when the log is compacted."""
 _SEGMENTS, _MOST_SEGMENTS = 32, 256
 _ATTEMPTS = 8
 
@@ -70,18 +65,15 @@ class Manifest:
         self._writing = threading.Lock()
         self._timer: threading.Timer | None = None
         self._closed = False
-        self._forget()
-        self._pending: dict[str, Entry | None] = {}
-        self._pending_retired: list[bytes] = []
-        self._pending_intents: dict[str, bytes] = {}
-
-    def _forget(self) -> None:
-        self._objects: dict[str, Entry] = {}
-        self._holders: Counter[bytes] = Counter()
-        self._retired: OrderedDict[bytes, None] = OrderedDict()
-        self._intents: dict[str, bytes] = {}
+        self._ledger = Ledger(Nonces(data_key).prove_empty)
         self._head = Mark()
         self._segments = 0
+        """Of the log since the last whole one."""
+        self._refused: Damaged | None = None
+        """Why the log in the store is not the one that we write."""
+        self._pending: dict[str, Entry | None] = {}
+        self._pending_retired: list[bytes] = []
+        self._pending_intents: dict[str, Entry] = {}
 
     # Reading the log
 
@@ -110,21 +102,18 @@ class Manifest:
             kinds = self._listed()
             first = max((g for g, kind in kinds.items() if kind == "whole"), default=1)
             mark = self._mark.read()
-            self._forget()
+            self._ledger.clear()
+            self._head, self._segments = Mark(), 0
             for generation in range(first, max(kinds, default=0) + 1):
                 if generation not in kinds:
                     raise Damaged(f"the manifest is damaged: generation {generation} is missing", driver="crypt")
                 self._follow(generation, kinds[generation], mark)
             if self._head.generation < mark.generation:
-                raise RolledBack(
-                    "the store was turned back", driver="crypt",
-                    why=f"its manifest ends at generation {self._head.generation}; we saw {mark.generation}",
-                    hint="Put the newer objects back; to trust what is there, remove the volume's file journal.db.mark",
-                )  # fmt: skip
+                raise _turned_back(self._head.generation, mark.generation)
             for name, entry in self._pending.items():
-                self._set(name, entry)
-            self._retired.update(dict.fromkeys(self._pending_retired))
-            self._intents.update(self._pending_intents)
+                self._ledger.set(name, entry)
+            self._ledger.give_up(self._pending_retired)
+            self._ledger.intents.update(self._pending_intents)
             self._note()
 
     def _listed(self) -> dict[int, Kind]:
@@ -147,13 +136,7 @@ class Manifest:
             raise RolledBack(
                 "the store was exchanged", driver="crypt", why=f"{name} is not the one that was seen before"
             )
-        if segment.kind == "whole":
-            self._forget()
-        for nonce in segment.retired:
-            self._retired[nonce] = None
-        for stored, entry in segment.objects.items():
-            self._set(stored, entry)
-        self._intents.update(segment.intents)
+        self._ledger.follow(segment)
         self._segments = 0 if segment.kind == "whole" else self._segments + 1
         self._head = found
         return segment
@@ -164,16 +147,21 @@ class Manifest:
             self._mark.write(self._head)
 
     def refresh(self) -> None:
-        """Read what other hosts have added."""
+        """Read what other hosts have added. Raises RolledBack if what was there is not there any more."""
+        seen = self._head.generation
+        kinds = self._listed()
+        newest = max(kinds, default=0)
+        if newest < seen:  # somebody removed the log, and perhaps began another one
+            raise _turned_back(newest, seen)
         with self._lock:
-            kinds, before = self._listed(), self._head.generation
-            if max(kinds, default=0) == before:
+            before = self._head.generation
+            if newest <= before:
                 return
-            if any(g not in kinds or kinds[g] == "whole" for g in range(before + 1, max(kinds, default=0) + 1)):
+            if any(g not in kinds or kinds[g] == "whole" for g in range(before + 1, newest + 1)):
                 self.load()  # it was compacted
                 return
             try:
-                for generation in range(before + 1, max(kinds) + 1):
+                for generation in range(before + 1, newest + 1):
                     theirs = self._follow(generation, kinds[generation], self._mark.read())
                     for name in self._pending.keys() & theirs.objects.keys():
                         self._look_again(name)
@@ -191,51 +179,35 @@ class Manifest:
             entry = None
         mine = self._pending[name]
         self._pending[name] = entry
-        kept = {e.nonce[:_SHORT] for e in (entry, mine) if e is not None}
-        self._pending_retired = [nonce for nonce in self._pending_retired if nonce not in kept]
-        self._set(name, entry)
+        kept = {family_of(e.nonce) for e in (entry, mine) if e is not None}
+        self._pending_retired = [family for family in self._pending_retired if family not in kept]
+        self._ledger.set(name, entry)
 
     # Asking
 
     def check(self, name: str, found: Entry) -> None:
         """Raise Tampered if an object is not as it should be; one that somebody else with the key wrote is taken in."""
         with self._lock:
-            problem = self._problem(name, found)
+            problem = self._ledger.problem(name, found, self._shown)
             if problem:
                 self.refresh()
-                problem = self._problem(name, found)
+                problem = self._ledger.problem(name, found, self._shown)
             if problem:
                 shown = self._shown(name)
                 raise Tampered(problem[0], f"the object of {shown!r} was tampered with", why=problem[1])
-            if self._objects.get(name) != found:
+            if self._ledger.objects.get(name) != found:
                 self._change(name, found)
         self._soon(patient=True)
 
-    def _problem(self, name: str, found: Entry) -> tuple[str, str] | None:
-        known = self._objects.get(name)
-        short = found.nonce[:_SHORT]
-        if known is not None and known.nonce == found.nonce:
-            if known.size == found.size:
-                return None
-            return "truncated", f"it has {found.size} bytes instead of {known.size}"
-        if self._intents.get(name) == short:
-            return None
-        if self._holders[short]:
-            others = [self._shown(n) for n, e in self._objects.items() if e.nonce[:_SHORT] == short][:1]
-            return "swapped", f"it is the object of {others[0]!r}"
-        if short in self._retired:
-            return "rolled-back", "it is an object that was replaced or removed before"
-        return None
-
-    def knows(self, name: str) -> bool:
-        """Tell whether an object of that name should be there."""
+    def known(self, name: str) -> Entry | None:
+        """Return what should be there under a name."""
         with self._lock:
-            return name in self._objects
+            return self._ledger.objects.get(name)
 
     def names(self) -> frozenset[str]:
         """Return the stored names of all objects that should be there."""
         with self._lock:
-            return frozenset(self._objects)
+            return frozenset(self._ledger.objects)
 
     def _shown(self, name: str) -> str:
         try:
@@ -244,6 +216,12 @@ class Manifest:
             return name
 
     # Writing
+
+    def ready(self) -> None:
+        """Raise Damaged as long as the log in the store is not the one that we write: its objects may not be ours."""
+        if self._refused is not None:
+            self.refresh()
+            self._refused = None
 
     def wrote(self, name: str, entry: Entry) -> None:
         """Note an object that was just written. Raises what the store raises when a full list cannot be written."""
@@ -254,7 +232,7 @@ class Manifest:
     def removed(self, name: str) -> None:
         """Note that an object was removed."""
         with self._lock:
-            if name in self._objects:
+            if name in self._ledger.objects:
                 self._change(name, None)
         self._soon()
 
@@ -264,16 +242,16 @@ class Manifest:
         Raises what the store raises.
         """
         with self._lock:
-            entry = self._objects.get(source)
+            entry = self._ledger.objects.get(source)
             if entry is None:
                 return  # a nonce that nobody knows is taken in wherever it is
-            self._intents[target] = self._pending_intents[target] = entry.nonce[:_SHORT]
+            self._ledger.intents[target] = self._pending_intents[target] = entry
         self.flush()
 
     def copied(self, source: str, target: str) -> None:
         """Note that an object was copied by the server."""
         with self._lock:
-            entry = self._objects.get(source)
+            entry = self._ledger.objects.get(source)
             if entry is not None:
                 self._change(target, entry)
         self._soon()
@@ -282,32 +260,15 @@ class Manifest:
         """Take what is there for what should be there, at the wish of the operator."""
         with self._lock:
             if entry is not None:
-                self._retired.pop(entry.nonce[:_SHORT], None)
+                self._ledger.restore(entry)
             self._change(name, entry)
 
     def _change(self, name: str, entry: Entry | None) -> None:
-        given_up = self._set(name, entry)
+        given_up = self._ledger.set(name, entry)
         self._pending[name] = entry
         if given_up is not None:
-            self._retired[given_up] = None
+            self._ledger.give_up((given_up,))
             self._pending_retired.append(given_up)
-
-    def _set(self, name: str, entry: Entry | None) -> bytes | None:
-        """Put an entry in the place of another one; return the beginning of a nonce that nobody has any more."""
-        self._intents.pop(name, None)
-        before = self._objects.pop(name, None)
-        if entry is not None:
-            self._objects[name] = entry
-            self._holders[entry.nonce[:_SHORT]] += 1
-            self._retired.pop(entry.nonce[:_SHORT], None)
-        if before is None:
-            return None
-        short = before.nonce[:_SHORT]
-        self._holders[short] -= 1
-        if self._holders[short] > 0:
-            return None
-        del self._holders[short]
-        return short
 
     def _soon(self, *, patient: bool = False) -> None:
         """Have changes written: now if there are many, else in a while; with `patient` a failure is for later, too."""
@@ -335,6 +296,7 @@ class Manifest:
         except (EngineError, OSError) as err:
             log.warning("the manifest cannot be written now; it is tried again: %s", err)
             with self._lock:
+                self._refused = err if isinstance(err, Damaged) else None
                 if self._timer is None and not self._closed:
                     self._start_timer(RETRY_DELAY)
 
@@ -342,14 +304,15 @@ class Manifest:
         """Write what has changed as the next segment of the log. Raises what the store raises."""
         with self._writing:
             for _ in range(_ATTEMPTS):
+                if not (self._pending or self._pending_intents):
+                    return
+                self.refresh()  # a segment must follow the newest one, and one that is still there
                 with self._lock:
                     head = self._head
                     segment = Segment(
                         head.generation + 1, "changes", head.digest,
                         dict(self._pending), tuple(self._pending_retired), dict(self._pending_intents),
                     )  # fmt: skip
-                if not (segment.objects or segment.intents):
-                    return
                 if self._append(segment):
                     with self._lock:
                         self._settle(segment)
@@ -358,7 +321,6 @@ class Manifest:
                     except EngineError as err:  # what matters is written
                         log.warning("the manifest cannot be compacted now: %s", err)
                     return
-                self.refresh()
             raise Unavailable("the manifest cannot be written", driver="crypt", why="other hosts write it all the time")
 
     def _append(self, segment: Segment) -> bool:
@@ -387,23 +349,18 @@ class Manifest:
         """Forget of the pending changes those that are written and have not changed meanwhile."""
         self._pending = {n: e for n, e in self._pending.items() if n not in written.objects or written.objects[n] != e}
         done = set(written.retired)
-        self._pending_retired = [nonce for nonce in self._pending_retired if nonce not in done]
+        self._pending_retired = [family for family in self._pending_retired if family not in done]
         left = self._pending_intents.items()
-        self._pending_intents = {n: nonce for n, nonce in left if written.intents.get(n) != nonce}
+        self._pending_intents = {n: entry for n, entry in left if written.intents.get(n) != entry}
 
     def _compact(self) -> None:
         """Write the whole list now and then, and remove the segments before it."""
         with self._lock:
             few = self._segments < _SEGMENTS
-            if few or (self._segments < _MOST_SEGMENTS and len(self._objects) > self._segments * PENDING):
+            if few or (self._segments < _MOST_SEGMENTS and len(self._ledger.objects) > self._segments * PENDING):
                 return
-            while len(self._retired) > _REMEMBERED:
-                self._retired.popitem(last=False)
             head = self._head
-            objects: dict[str, Entry | None] = dict(self._objects)
-            segment = Segment(
-                head.generation + 1, "whole", head.digest, objects, tuple(self._retired), dict(self._intents)
-            )
+            segment = Segment(head.generation + 1, "whole", head.digest, *self._ledger.everything())
         if not self._append(segment):
             return  # another host writes: it, or the next time
         for generation, kind in self._listed().items():
@@ -421,3 +378,12 @@ class Manifest:
                 self.flush()
         except (EngineError, OSError) as err:
             log.warning("the last changes of the manifest could not be written: %s", err)
+
+
+def _turned_back(newest: int, seen: int) -> RolledBack:
+    return RolledBack(
+        "the store was turned back",
+        driver="crypt",
+        why=f"its manifest ends at generation {newest}; we saw {seen}",
+        hint="Put the newer objects back; to trust what is there, remove the volume's file journal.db.mark",
+    )

@@ -64,7 +64,7 @@ class Scrub:
     def _read(self, key: str, stat: Stat) -> Checked:
         size = plain_size(stat.size)
         nonce = nonce_of(self._inner.get(stat.key, 0, HEADER))
-        known = self._manifest is None or self._manifest.knows(stat.key)
+        known = self._manifest is None or self._manifest.known(stat.key) is not None
         if self._manifest is not None:
             self._manifest.check(stat.key, Entry(nonce, stat.size))
         for first in range(0, -(-size // BLOCK), _BLOCKS):

@@ -23,7 +23,7 @@ from engine_drivers.storage.crypt.content import NONCE, Damaged
 DIRECTORY = ".engine/"
 """What belongs to the engine in a store begins with this."""
 PREFIX = f"{DIRECTORY}manifest/"
-_MAGIC = b"ENGINE\0\1"
+_MAGIC = b"ENGINE\0\2"
 _NAME = re.compile(r"\.engine/manifest/(\d{16})\.(whole|changes)\Z")
 _LARGEST = 1 << 28
 """Bytes of a segment at most, unpacked."""
@@ -48,9 +48,9 @@ class Segment(NamedTuple):
     objects: dict[str, Entry | None]
     """By stored name; None for one that was removed."""
     retired: tuple[bytes, ...]
-    """Beginnings of nonces that no object has any more."""
-    intents: Mapping[str, bytes] = MappingProxyType({})
-    """By stored name: the beginning of the nonce that is about to be copied there. Written before it is done."""
+    """Families of nonces (see `nonces`) that no object has any more."""
+    intents: Mapping[str, Entry] = MappingProxyType({})
+    """By stored name: the object that is about to be copied there. Written before it is done."""
 
     @property
     def name(self) -> str:
@@ -89,8 +89,8 @@ class Sealer:
             "kind": segment.kind,
             "previous": segment.previous,
             "objects": {n: None if e is None else [e.nonce.hex(), e.size] for n, e in segment.objects.items()},
-            "retired": [nonce.hex() for nonce in segment.retired],
-            "intents": {name: nonce.hex() for name, nonce in segment.intents.items()},
+            "retired": [family.hex() for family in segment.retired],
+            "intents": {n: [e.nonce.hex(), e.size] for n, e in segment.intents.items()},
         }
         nonce = os.urandom(NONCE)
         packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 1)
@@ -114,8 +114,8 @@ class Sealer:
             objects={
                 n: None if e is None else Entry(bytes.fromhex(e[0]), e[1]) for n, e in document["objects"].items()
             },
-            retired=tuple(bytes.fromhex(nonce) for nonce in document["retired"]),
-            intents={name: bytes.fromhex(nonce) for name, nonce in document["intents"].items()},
+            retired=tuple(bytes.fromhex(family) for family in document["retired"]),
+            intents={n: Entry(bytes.fromhex(e[0]), e[1]) for n, e in document["intents"].items()},
         )
         if segment.name != name:
             raise Damaged(f"the manifest is damaged: {name} is the segment {segment.name}")

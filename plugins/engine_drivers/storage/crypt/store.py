@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,16 +14,17 @@ from engine_drivers.storage.crypt.content import (
     HEADER,
     MAC,
     MAGIC,
-    NONCE,
     SEALED,
     Content,
     Damaged,
+    apparent_size,
     nonce_of,
     plain_size,
 )
 from engine_drivers.storage.crypt.keys import Keys
 from engine_drivers.storage.crypt.manifest import Manifest
 from engine_drivers.storage.crypt.names import Names
+from engine_drivers.storage.crypt.nonces import Nonces
 from engine_drivers.storage.crypt.scrub import Scrub
 from engine_drivers.storage.crypt.segments import DIRECTORY, Entry
 from engine_sdk import (
@@ -69,6 +69,7 @@ class CryptStore(Store):
         self._manifest = manifest
         self._names = names
         self._content = Content(keys.data)
+        self._nonces = Nonces(keys.data)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -155,11 +156,18 @@ class CryptStore(Store):
 
     # Writing
 
+    def _new(self, key: str) -> str:
+        """Return the name of an object that is to be written. Raises Damaged if the store is not the one it was."""
+        name = self._name(key)
+        if self._manifest is not None:
+            self._manifest.ready()
+        return name
+
     def put(
         self, key: str, data: bytes, *, if_match: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> Stat:
         """Seal and write an object."""
-        name, nonce = self._name(key), os.urandom(NONCE)
+        name, nonce = self._new(key), self._nonces.fresh(empty=not data)
         sealed = b"".join(self._content.seal((data,), nonce))
         stat = self._inner.put(name, sealed, if_match=if_match, metadata=metadata)
         self._wrote(name, nonce, len(sealed))
@@ -174,22 +182,24 @@ class CryptStore(Store):
         metadata: Mapping[str, str] | None = None,
     ) -> Stat:
         """Seal an object piece by piece while it is written."""
-        name, nonce = self._name(key), os.urandom(NONCE)
-        sealed = _Counted(self._content.seal(chunks, nonce))
+        name, rest = self._new(key), iter(chunks)
+        first = next((chunk for chunk in rest if chunk), b"")
+        nonce = self._nonces.fresh(empty=not first)
+        sealed = _Counted(self._content.seal(itertools.chain((first,), rest), nonce))
         stat = self._inner.put_stream(name, sealed, if_match=if_match, metadata=metadata)
         self._wrote(name, nonce, sealed.size)
         return self._plain(key, stat)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
-        name = self._name(key)
+        name = self._new(key)
         self._inner.delete(name)
         if self._manifest is not None:
             self._manifest.removed(name)
 
     def copy(self, source: str, target: str) -> Stat:
         """Copy an object in the inner store: content is not bound to a name, so that nothing is encrypted anew."""
-        name, new = self._name(source), self._name(target)
+        name, new = self._name(source), self._new(target)
         if self._manifest is None:
             return self._plain(target, self._inner.copy(name, new))
         self._manifest.copying(name, new)
@@ -216,7 +226,7 @@ class CryptStore(Store):
                 if stat.is_prefix:
                     plain = stat.model_copy(update={"key": self._names.show_directory(stat.key.rstrip("/")) + "/"})
                 else:
-                    plain = self._plain(self._names.show(stat.key), stat)
+                    plain = stat.model_copy(update={"key": self._names.show(stat.key), "size": self._told(stat)})
             except Damaged as err:
                 foreign += 1
                 if foreign == 1:
@@ -224,6 +234,22 @@ class CryptStore(Store):
                 continue
             if plain.key.startswith(prefix):
                 yield plain
+
+    def _told(self, stat: Stat) -> int:
+        """Return the size that a listing tells. An object that was cut must not look like one that is gone or empty."""
+        should = None if self._manifest is None else self._manifest.known(stat.key)
+        if stat.size == HEADER and should is not None and should.size > HEADER:
+            try:
+                self._lookup(stat.key, fresh=True)
+            except Damaged:
+                return apparent_size(should.size)
+            except (NotFound, ShortRead):
+                pass  # changed again since
+            return 0
+        try:
+            return plain_size(stat.size)
+        except Damaged:
+            return apparent_size(stat.size if should is None else should.size)
 
     # Health
 
