@@ -4,8 +4,8 @@ The store's content keeps the name, here and everywhere; ours gets the name `NAM
 directory, and is uploaded under it. Programs that have our file open go on with it under its new name. The time in the
 name is this host's clock; nothing is decided by it.
 
-First it is made sure that there is a conflict: the other content may be ours, from an upload whose answer was lost, or
-equal to ours, as after the loss of the journal.
+First it is made sure that there is a conflict: the other content may be ours, from any upload whose answer was lost,
+or equal to ours, as after the loss of the journal.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Conflicts:
         staged = self._placer.staged("theirs")
         try:
             theirs, entry = self._fetch(row, found, staged)
-            if theirs in (digest, row.sent):
+            if theirs in (digest, *row.sent.split()):
                 return self._base(row, entry.version, theirs)
             self._placer.replace(entry, staged)
             return True

@@ -57,7 +57,7 @@ State = Literal["remote", "clean", "dirty", "uploading", "local"]
 remote      known from the store, not in the local tree yet
 clean       as it is in the store, as far as the journal knows
 dirty       changed here; to be uploaded
-uploading   the same, and an upload was begun: the store may have it already (`sent` is its digest)
+uploading   the same, and an upload was begun: the store may have it already (`sent` has its digest)
 local       cannot be in the store; stays here, and status says so
 """
 
@@ -79,7 +79,7 @@ class Row(NamedTuple):
     digest: str
     """SHA-256 (hex) of the content of `version`; "" if it is not known."""
     sent: str
-    """Digest of an upload whose end is not known; "" if there is none."""
+    """What uploads would have stored whose end is not known: digests, separated by spaces; "" if there is none."""
     attributes: str
     """JSON of `Attributes`, as last seen."""
 
@@ -94,7 +94,7 @@ class Removal(NamedTuple):
     """Of the file that had the name: the same inode under another name is a rename."""
     digest: str
     sent: str
-    """Digest of an upload that may have replaced `version`; "" if there was none."""
+    """As of a row: digests of uploads that may have replaced `version`."""
 
 
 class DirectoryRow(NamedTuple):
@@ -364,7 +364,10 @@ def note_removal(database: Database, row: Row) -> None:
 
 
 def take_removal(database: Database, path: str) -> Removal | None:
-    """Take back the order to remove a path's object, because there is a file again, and return it."""
+    """Take back the order to remove a path's object, because there is a file again, and return it.
+
+    It may be carried out just now, or have been before a crash: whether there is still an object, only the store knows.
+    """
     query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE path = ?"
     found = database.execute(query, (path,)).fetchone()
     if found is None:

@@ -232,7 +232,8 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
         back = journal.take_removal(database, one.path)
         if back is None:
             return fresh
-        return fresh._replace(version=back.version, digest=back.digest, sent=back.sent)
+        # Without the digest: its object may be gone, and equal content is no reason to take it for stored.
+        return fresh._replace(version=back.version, sent=back.sent)
     if row.state == "remote":  # somebody was faster than the listing: the upload compares the two
         return fresh
     if row.signature == one.signature and row.state != "local":  # written by another thread meanwhile

@@ -1,10 +1,10 @@
 """What is to be brought into the store, and when: a queue that many threads work on.
 
 There are three kinds of tasks: the upload of a file, the removal of an object, and a directory's sidecar. The journal
-has them all; the queue only orders them. A removal waits until a later scan has been made (a file that was moved during
-a scan may be in neither place) and until the file is uploaded under its new name; a sidecar waits for the files of its
-directory. What fails is tried again, later and later; while nothing succeeds, one request at a time asks whether the
-store is there again.
+has them all; the queue only orders them. An object is never written and removed at the same time. A removal waits until
+a later scan has been made (a file that was moved during a scan may be in neither place) and until the file is uploaded
+under its new name; a sidecar waits for the files of its directory. What fails is tried again, later and later; while
+nothing succeeds, one request at a time asks whether the store is there again.
 """
 
 from __future__ import annotations
@@ -205,7 +205,9 @@ class Transfers:
         elif kind == "sidecar":
             task.held = self._busy[path] > 0 and now < task.since + _SIDECAR_WAIT
             task.held |= path in self._removing or self._below_removed(path)
-        if task.held and kind != "remove":
+        # A file that came back while its object is removed, or went while it was uploaded: one after the other.
+        other = {"upload": "remove", "remove": "upload"}.get(kind)
+        if task.held or (other, path) in self._running:
             self._push(task.key, now + _RECHECK)
             return True
         return False

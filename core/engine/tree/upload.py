@@ -2,7 +2,8 @@
 
 A file is read, and its stat(2) must be the same before and after: what is sent is what the file was at one moment. It
 is on the local disk (fsync) before the journal calls it clean. Its digest is in the journal before the first byte is
-sent: if the answer is lost, the object is known for ours by it.
+sent, and stays there until one answer comes: if answers are lost, the object is known for ours, whichever of the
+uploads it is of.
 
 Writes are conditional on the object that the local content was made from. Where the store has no such condition, and
 for objects that are sent in parts, the object is asked for immediately before the write becomes visible; somebody who
@@ -29,6 +30,7 @@ from engine.tree.hydration import Signature
 from engine.tree.journal import Database, Removal, Row, parent_of
 from engine.tree.listing import version_of
 from engine.tree.parts import Parts
+from engine.tree.placing import CHUNK
 from engine.tree.scan import STAYS_LOCAL
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,10 @@ COPY_FROM = 1 << 20
 """Bytes from which a renamed file is copied in the store; a smaller one is sent again, which is one request."""
 _PIECE = 1 << 20
 _COPY = "copy:"
-"""Beginning of `sent` while a copy in the store is under way: the version that is copied follows."""
+"""Beginning of a word of `sent` while a copy in the store is under way: the version that is copied follows."""
+_REMEMBERED = 1000
+"""Uploads without an answer that are remembered of one file: a store that is away for hours must not fill the journal.
+One that is forgotten would be kept as a conflict copy of our own; nothing is lost."""
 
 
 class Outcome(enum.Enum):
@@ -169,12 +174,16 @@ class Uploader:
 
     # The journal
 
-    def _intend(self, path: str, digest: str) -> None:
+    def _intend(self, path: str, *contents: str) -> None:
+        """Note what the object may be from now on, whether or not there is an answer."""
+
         def change(database: Database) -> None:
             row = journal.get(database, path)
             if row is None:
                 raise _Moving
-            journal.put(database, [row._replace(state="uploading", sent=digest)])
+            earlier = [each for each in row.sent.split() if each not in contents]
+            sent = " ".join([*earlier, *contents][-_REMEMBERED:])
+            journal.put(database, [row._replace(state="uploading", sent=sent)])
 
         if self._parts.journal.row(path) is None:
             raise _Moving
@@ -216,12 +225,12 @@ class Uploader:
             return None
         there = store.head(row.path)
         if there is not None:
-            ours = row.sent == _COPY + old.version and there.size == row.signature.size
+            ours = _COPY + old.version in row.sent.split() and there.size == row.signature.size
             return there if ours else None
         source = store.head(old.path)
         if source is None or version_of(source) != old.version:
             return None
-        self._intend(row.path, _COPY + old.version)
+        self._intend(row.path, _COPY + old.version, *filter(None, [old.digest]))
         try:
             copied = store.copy(old.path, row.path)
         except (NotFound, Unsupported, InvalidParameter) as err:  # too large for one request, for example
@@ -267,10 +276,12 @@ class Uploader:
         if not removal.sent:
             return False
         try:
-            content = self._parts.store.get(removal.path)
+            for start in range(0, found.size, CHUNK):
+                digest.update(self._parts.store.get(removal.path, start, min(found.size, start + CHUNK)))
         except NotFound:
             return False
-        return hashlib.sha256(content).hexdigest() == removal.sent
+        return digest.hexdigest() in removal.sent.split()
+        digest = hashlib.sha256()
 
 
 def _pieces(fd: int, size: int) -> Iterator[bytes]:

@@ -270,6 +270,8 @@ def test_a_file_that_is_written_all_the_time_is_uploaded_nevertheless(tmp_path, 
         thread = threading.Thread(target=write, args=(place.path / "log",))
         thread.start()
         try:
+            while not (place.path / "log").exists():
+                time.sleep(0.01)
             assert place.tree.barrier(SECONDS) == 0
             assert store.get("log")
         finally:
