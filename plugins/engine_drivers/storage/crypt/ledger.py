@@ -3,8 +3,8 @@
 An object's nonce stands for its content: blocks are sealed with it, and nobody without the key makes others. Known are
 the nonce and size that each name has now, and the nonces that were given up. An object of another size, or of a later
 part of the nonce's family, is cut; one with another name's nonce was exchanged; one with a nonce that was given up is
-old. A nonce that nobody knows was written by somebody with the key: by rclone, by another host, or by us before a crash.
-Only an empty object needs no key (see `nonces`).
+old. A nonce that nobody knows was written by somebody with the key: by rclone, by another host, or by us before a
+crash. Only an empty object needs no key (see `nonces`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Nonces of objects: what one proves of its object, and which belong together.
 
 Block n is sealed with the object's nonce plus n. So whoever cuts off the first blocks, and adds their number to the
-nonce in the header, has an object that opens, without the key. The counter is little-endian: its high bytes stay as they
-were, and name the family of all that one object can be cut to. An empty object has no block at all, and proves nothing:
-where we write one, its nonce is made with the key.
+nonce in the header, has an object that opens, without the key. The counter is little-endian: its high bytes stay as
+they were, and name the family of all that one object can be cut to. An empty object has no block at all, and proves
+nothing: where we write one, its nonce is made with the key.
 """
 
 from __future__ import annotations
