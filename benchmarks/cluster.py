@@ -1,6 +1,6 @@
 """What a join costs in a large cluster: etcd writes, the time until other hosts know, and the work on hosts.
 
-    python benchmarks/cluster.py [--hosts 100] [--endpoints 10000] [--joins 50]
+    python benchmarks/cluster.py [--hosts 100] [--endpoints 10000] [--joins 50] [--plot FILE.svg]
 
 A real etcd on loopback holds the nodes, networks of growing size and all their endpoints; nothing touches the kernel.
 Some hosts are watching, as daemons do: those of the joined network, and one of another network. For each size of the
@@ -12,6 +12,8 @@ joined network, medians of `--joins` joins:
     plan us       making the plan of one peer with the shipped multi-host driver, on a host of that network
     first ms      a host's first join: list all peers of the network and make their plans
     others        changes that a host of another network heard of
+
+`--plot FILE` draws them; docs/explanation/join-cost.svg is made so.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.charts import Chart, svg
 from tests.etcd import running_etcd
 
 from engine.cluster.cluster import Cluster
@@ -47,13 +50,17 @@ class Heard:
         self.at: dict[str, float] = {}
         self.fresh = threading.Condition()
 
-    def peers(self, network, changes) -> None:
+    def peers(self, network, changes) -> tuple[str, ...]:
         now = time.perf_counter()
         with self.fresh:
             self.at.update({id: now for id, remote in changes.items() if remote is not None})
             self.fresh.notify_all()
+        return ()
 
     def network(self, id, network) -> None:
+        pass
+
+    def missed(self, network, endpoints) -> None:
         pass
 
     def hosts(self) -> None:
@@ -160,6 +167,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=100)
     parser.add_argument("--endpoints", type=int, default=10_000)
     parser.add_argument("--joins", type=int, default=50)
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     sizes = [s for s in SIZES if s * 3 <= given.endpoints]
     rest = given.endpoints - sum(sizes)
@@ -176,11 +184,20 @@ def main() -> None:
     print("".join(f"{name:>10}" for name in rows[0]))
     for row in rows:
         print("".join(f"{value:>10.4g}" for value in row.values()))
-    for name in ("told ms", "first ms"):
-        print(f"\n{name} by size of the network")
-        most = max(row[name] for row in rows)
-        for row in rows:
-            print(f"{row['size']:>8.0f} {'#' * max(1, round(50 * row[name] / most))} {row[name]:.3g}")
+    if given.plot:
+        given.plot.write_text(svg(charts(rows)))
+
+
+def charts(rows: list[dict[str, float]]) -> list[Chart]:
+    """Return what a join costs, and what a host's first one does."""
+    sizes, across = [row["size"] for row in rows], "endpoints of the network on all hosts"
+    joins = {
+        "the joining host: one transaction": [row["join ms"] for row in rows],
+        "until another host of the network has it": [row["told ms"] for row in rows],
+        "hosts of other networks: changes heard of": [row["others"] for row in rows],
+    }
+    first = {"a host's first join: listing, and plans of all peers": [row["first ms"] for row in rows]}
+    return [Chart("A join", sizes, joins, "ms", across), Chart("The first join", sizes, first, "ms", across, False)]
 
 
 if __name__ == "__main__":

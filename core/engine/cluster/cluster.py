@@ -13,7 +13,7 @@ Running traffic needs none of it: while the store is away what is known stays, a
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,8 +37,17 @@ class Listener(Protocol):
     def network(self, id: str, network: ClusterNetwork | None) -> None:
         """A network is there, or is not any more."""
 
-    def peers(self, network: str, changes: Changes) -> None:
-        """Endpoints on other hosts have come, changed or gone. Told again later if it raises."""
+    def peers(self, network: str, changes: Changes) -> Collection[str]:
+        """Endpoints on other hosts have come, changed or gone.
+
+        Returns those that could not be taken over: they are told again later, and all are if it raises.
+        """
+
+    def missed(self, network: str, endpoints: Collection[str]) -> None:
+        """The cluster has these endpoints of this node no more: they have left, or somebody has taken them away.
+
+        Told again later if it raises.
+        """
 
     def hosts(self) -> None:
         """Nodes have come, gone, moved, or published something else."""
@@ -80,7 +89,7 @@ class Cluster:
         )
         self.networks = Networks(store, self._network, settings.wait)
         self.endpoints = Endpoints(store, self.members, settings.wait)
-        self._peers = Peers(store, node.name, self._node_of, self._told, lambda: self.knows_hosts)
+        self._peers = Peers(store, node.name, self._node_of, self._told, lambda: self.knows_hosts, self._missed)
         self._followers = [
             Follower(store, NODES, _Nodes(self), lambda why: self._reached("nodes", why)),
             Follower(store, NETWORKS, self.networks, lambda why: self._reached("networks", why)),
@@ -167,9 +176,12 @@ class Cluster:
         if self._listener is not None:
             self._listener.network(id, network)
 
-    def _told(self, network: str, changes: Changes) -> None:
+    def _told(self, network: str, changes: Changes) -> Collection[str]:
+        return self._listener.peers(network, changes) if self._listener is not None else ()
+
+    def _missed(self, network: str, endpoints: Collection[str]) -> None:
         if self._listener is not None:
-            self._listener.peers(network, changes)
+            self._listener.missed(network, endpoints)
 
     def _returned(self) -> None:
         if self._listener is not None:

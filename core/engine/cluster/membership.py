@@ -15,7 +15,7 @@ from secrets import token_hex
 
 from engine.cluster.model import ADDRESSES, LAYOUT, NODES, READY, SPEC, Identity, Node, decode
 from engine.cluster.options import GRACE_SECONDS, READY_SECONDS
-from engine.cluster.store import ClusterStore, Condition, Delete, Entry, Is, LeaseLost, Operation, Put
+from engine.cluster.store import ClusterStore, Condition, Delete, Entry, Holds, Is, LeaseLost, Put
 from engine.spec.errors import Conflict, EngineError, NotFound, Unavailable, Unsupported
 from engine.spec.network import NetworkDriver
 
@@ -70,6 +70,8 @@ class Membership:
         self._registered = False
         self._fault: EngineError | None = None
         self._ready_lease = 0
+        self._written: tuple[Holds, ...] = ()
+        """What the store has of this node, as it was written last."""
         self._closed = threading.Event()
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
@@ -226,17 +228,18 @@ class Membership:
             node = node.model_copy(update={"joined": former.joined})
         if not self._ready_lease:
             self._ready_lease = self._store.grant(self._ready)
-        operations: list[Operation] = [
+        own = [
             Put(key, node.encode(), lease), Put(place, node.name.encode(), lease),
             Put(READY + node.name, node.id.encode(), self._ready_lease),
         ]  # fmt: skip
-        if former and former.address != node.address:
-            operations.append(Delete(ADDRESSES + former.address))
+        moved = [Delete(ADDRESSES + former.address)] if former and former.address != node.address else []
         try:
-            return self._store.commit([_as_seen(key, entry), _as_seen(place, holder)], operations)
+            done = self._store.commit([_as_seen(key, entry), _as_seen(place, holder)], [*own, *moved])
         except LeaseLost:
             self._ready_lease = 0
             return False
+        self._written = tuple(Holds(put.key, put.value) for put in own)
+        return done
 
     # Staying
 
@@ -255,12 +258,21 @@ class Membership:
                 self._tell()
 
     def _stay(self) -> bool:
-        """Keep both leases; register where that is needed. Tell whether this node has been in the cluster all along."""
+        """Keep both leases, and see that what was written is there; register where that is needed.
+
+        Tells whether this node has been in the cluster all along.
+        """
         registered = self._registered
         try:
             if registered:
                 self._store.keep(self._memory.lease)
                 self._store.keep(self._ready_lease)
+                with self._guard:
+                    self._registered = self._store.commit(self._written, [])
+                if not self._registered:
+                    log.warning("somebody has changed what the cluster has of this node: it is written anew")
+                    self._hurry.set()
+                    return False
             else:
                 self._register()
         except LeaseLost:

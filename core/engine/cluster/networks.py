@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from engine.cluster.model import (
     ALLOCATION,
@@ -41,6 +41,11 @@ class Networks:
         self._tell = changed
         self._guard = threading.Lock()
         self._known: dict[str, ClusterNetwork] = {}
+        self._former: frozenset[str] = frozenset()
+
+    def seed(self, ids: Iterable[str]) -> None:
+        """Say which networks an earlier life of the daemon knew: that one is gone meanwhile is told, too."""
+        self._former = frozenset(ids)
 
     def known(self) -> Mapping[str, ClusterNetwork]:
         """Return the networks by id, as they were seen last: also while the store cannot be reached."""
@@ -51,13 +56,23 @@ class Networks:
         """Make a network. Raises what `build` raises, Conflict for a name or VNI that is taken, Unavailable."""
         return patiently(self._wait, lambda: self._create(build))
 
+    def restore(self, network: ClusterNetwork) -> None:
+        """Write a network anew that somebody took out of the cluster; one that is there is no error.
+
+        Raises Conflict if another one has its name or VNI by now, Unavailable.
+        """
+        self._create(lambda found: next((other for other in found if other.id == network.id), network))
+
     def _create(self, build: Build) -> ClusterNetwork:
         for _ in range(ATTEMPTS):
-            turn = self._store.get(ALLOCATION)
-            found = _decoded(self._store.list(NETWORKS).entries)
+            turn, entries = self._store.get(ALLOCATION), self._store.list(NETWORKS).entries
+            found = _decoded(entries)
             network = build(found)
+            if network in found:
+                return network
             _check_unique(network, found)
-            conditions = [Is(ALLOCATION, turn.revision if turn else 0), Is(NETWORKS + network.id)]
+            garbage = next((e.revision for e in entries if e.key == NETWORKS + network.id), 0)
+            conditions = [Is(ALLOCATION, turn.revision if turn else 0), Is(NETWORKS + network.id, garbage)]
             operations = [Put(ALLOCATION, network.id.encode()), Put(NETWORKS + network.id, network.encode())]
             if self._store.commit(conditions, operations):
                 return network
@@ -108,7 +123,8 @@ class Networks:
         fresh = {n.id: n for n in _decoded(listing.entries)}
         with self._guard:
             former, self._known = self._known, dict(fresh)
-        for id in former.keys() - fresh.keys():
+            gone, self._former = (former.keys() | self._former) - fresh.keys(), frozenset()
+        for id in gone:
             self._tell(id, None)
         for id, network in fresh.items():
             if former.get(id) != network:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from engine.cluster.follow import Follower
 from engine.cluster.model import ENDPOINTS, ClusterEndpoint, Node, decode
 from engine.cluster.store import Batch, ClusterStore, Entry, Listing
+from engine.spec.errors import EngineError
 from engine.spec.network import Peer
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,12 @@ class Remote:
 
 Changes = Mapping[str, Remote | None]
 """By endpoint id: what an endpoint on another host is now; None: it is gone."""
-Callback = Callable[[str, Changes], None]
-"""Told of a network's id and changes. If it raises, it is told again later."""
+Callback = Callable[[str, Changes], Collection[str]]
+"""Told of a network's id and changes; returns those that it could not take over. It is told again of these later, and
+of all if it raises."""
+Missed = Callable[[str, Collection[str]], None]
+"""Told of a network's id, and of endpoints of this node which the store does not have any more: they have left, or
+somebody has taken them away. If it raises, it is told again later."""
 
 
 class Peers:
@@ -47,13 +52,15 @@ class Peers:
         node_of: NodeOf,
         callback: Callback,
         nodes_known: Callable[[], bool] = lambda: True,
+        missed: Missed = lambda network, ids: None,
     ) -> None:
         """Until `nodes_known`, which `nodes_changed` follows, an endpoint of a node that nobody knows is as it was."""
         self._store = store
         self.nodes_known = nodes_known
-        self._own = own_node
+        self.own = own_node
         self._node_of = node_of
         self._callback = callback
+        self._missed = missed
         self._views: dict[str, View] = {}
         self._wake = threading.Condition()
         self._due: dict[str, float] = {}
@@ -107,7 +114,7 @@ class Peers:
 
     def remote(self, endpoint: ClusterEndpoint) -> Remote | None:
         """Return an endpoint as a peer; None for one of this node, or of a node that nobody knows (yet)."""
-        node = self._node_of(endpoint.node) if endpoint.node != self._own else None
+        node = self._node_of(endpoint.node) if endpoint.node != self.own else None
         if node is None:
             return None
         peer = Peer(
@@ -138,19 +145,26 @@ class Peers:
 
     def _hand_on(self, view: View) -> None:
         with self._wake:
-            changes = view.changes()
-        if not changes:
-            return
+            changes, missed = view.changes(), set(view.missed)
         try:
-            self._callback(view.network, changes)
-        except Exception:  # whatever it is, peers must be told of again, and the other networks go on
-            log.exception("the peers of network %s could not be taken over; it is tried again", view.network[:12])
+            if changes:
+                failed = self._callback(view.network, changes)
+                with self._wake:
+                    view.taken_over({id: remote for id, remote in changes.items() if id not in failed})
+                    view.touched |= set(failed)
+                if failed:
+                    self.schedule(view.network, RETRY_SECONDS)
+            if missed:
+                self._missed(view.network, missed)
+                with self._wake:
+                    view.missed -= missed
+        except Exception as err:  # whatever it is, it must be told again, and the other networks go on
+            unforeseen = not isinstance(err, EngineError)
+            log.warning("network %s does not follow the cluster, it is tried again: %s", view.network[:12], err,
+                        exc_info=unforeseen)  # fmt: skip
             with self._wake:
                 view.touched |= changes.keys()
             self.schedule(view.network, RETRY_SECONDS)
-            return
-        with self._wake:
-            view.taken_over(changes)
 
 
 class View:
@@ -163,6 +177,8 @@ class View:
         self.told: dict[str, Remote] = {}
         """What the callback knows."""
         self.touched: set[str] = set()
+        self.missed: set[str] = set()
+        """Endpoints of this node that the store had, and has no more."""
         self.addresses: dict[str, int] = {}
         """Addresses that endpoints on all hosts have, counted."""
         self._peers = peers
@@ -229,7 +245,10 @@ class View:
             self.addresses[address] -= 1
             if not self.addresses[address]:
                 del self.addresses[address]
+        if former is not None and endpoint is None and former.node == self._peers.own:
+            self.missed.add(id)
         if endpoint is not None:
+            self.missed.discard(id)
             self.endpoints[id] = endpoint
             for address in _plain(endpoint):
                 self.addresses[address] = self.addresses.get(address, 0) + 1

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.lease import Lease
-from engine.network.addresses import Addresses, Chosen, with_lengths
+from engine.network.addresses import Chosen, with_lengths
 from engine.network.leasing import Leasing
 from engine.network.model import Attachment, NetworkRecord, PortRequest, PublishedPort
+from engine.network.parts import Parts
 from engine.network.ports import Ports
 from engine.network.replanning import Replanning, announce
-from engine.network.store import NetworkStore
-from engine.plugins import Plugins
 from engine.reconcile import neighbourhood
 from engine.reconcile.applier import Sandbox
 from engine.spec.errors import Conflict
@@ -53,21 +52,13 @@ def _lasting_conflicts(sandbox: Sandbox, link: str, addresses: Sequence[str]) ->
 class Arriving:
     """Gives endpoints addresses that are not the engine's to give alone. Safe to use from any thread."""
 
-    def __init__(
-        self,
-        plugins: Plugins,
-        store: NetworkStore,
-        addresses: Addresses,
-        replanning: Replanning,
-        ports: Ports,
-        publish: Publish,
-    ) -> None:
-        self._store = store
-        self._addresses = addresses
+    def __init__(self, parts: Parts, replanning: Replanning, ports: Ports, publish: Publish) -> None:
+        self._store = parts.store
+        self._addresses = parts.addresses
         self._replanning = replanning
         self._ports = ports
         self._publish = publish
-        self.leasing = Leasing(plugins, store, self.lease_changed)
+        self.leasing = Leasing(parts.plugins, parts.store, self.lease_changed)
 
     def arrive(
         self,

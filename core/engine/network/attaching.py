@@ -11,23 +11,19 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from engine.network.addresses import Addresses, Chosen, check_mac, derived_mac, mac_of_address, with_lengths
+from engine.network.addresses import Chosen, check_mac, derived_mac, mac_of_address, with_lengths
 from engine.network.arriving import Arriving, host_addresses
-from engine.network.creation import Creation
+from engine.network.joining import Joining
 from engine.network.model import Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest, PublishedPort
-from engine.network.planner import Planner
+from engine.network.parts import Parts
 from engine.network.ports import Ports, targets_of
 from engine.network.replanning import Replanning
-from engine.network.spanning import Spanning
-from engine.network.store import NetworkStore, Write
-from engine.plugins import Plugins
+from engine.network.store import Write
 from engine.reconcile.applier import Difference, Sandbox
-from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import Conflict, EngineError, Forbidden, InvalidParameter, Unsupported
 from engine.spec.network import Network, NetworkCaps
 from engine.spec.resource import Plan
 from engine.spec.values import IfName, family_of
-from engine.state import State
 
 log = logging.getLogger(__name__)
 FAMILIES = frozenset({4, 6})
@@ -38,27 +34,18 @@ _ifname = TypeAdapter(IfName)
 class Attaching:
     """The life of endpoints. Safe to use from any thread; work on one network is done one after the other."""
 
-    def __init__(
-        self,
-        state: State,
-        store: NetworkStore,
-        creation: Creation,
-        planner: Planner,
-        addresses: Addresses,
-        reconciler: Reconciler,
-        plugins: Plugins,
-        spanning: Spanning,
-    ) -> None:
-        self._state = state
-        self._store = store
-        self._creation = creation
-        self._planner = planner
-        self._addresses = addresses
-        self._reconciler = reconciler
-        self._spanning = spanning
+    def __init__(self, parts: Parts, joining: Joining) -> None:
+        """`joining` is asked for the word of the cluster on networks that span hosts."""
+        self._state = parts.state
+        self._store = parts.store
+        self._creation = parts.creation
+        self._planner = parts.planner
+        self._addresses = parts.addresses
+        self._reconciler = parts.reconciler
+        self._joining = joining
         self.ports = Ports()
-        self.replanning = Replanning(store, planner, reconciler)
-        self._arriving = Arriving(plugins, store, addresses, self.replanning, self.ports, self._publish)
+        self.replanning = Replanning(parts.store, parts.planner, parts.reconciler)
+        self._arriving = Arriving(parts, self.replanning, self.ports, self._publish)
         self.leasing = self._arriving.leasing
 
     def attach(
@@ -86,7 +73,7 @@ class Attaching:
             network = self._planner.network(record, "select" if first else "same")
             decide = partial(self._endpoint, record, network, caps, container, sandbox, settings, route, arriving)
             if caps.scope == "global":
-                attachment, chosen = self._spanning.claim(record, settings, decide)
+                attachment, chosen = self._joining.claim(record, settings, decide)
                 return self._enter_all(record, network, attachment, chosen, ports, first)
             attachment, chosen = decide()
             leased = self.leasing.serves(record)
@@ -154,7 +141,7 @@ class Attaching:
         try:
             return self._enter(record, network, attachment, chosen, ports, first)
         except BaseException:
-            self._spanning.left(record, attachment)
+            self._joining.left(record, attachment)
             raise
 
     def _refresh(self, record: NetworkRecord, caps: NetworkCaps) -> NetworkRecord:
@@ -319,7 +306,7 @@ class Attaching:
             self._addresses.give_back(record, attachment.id)
             self.ports.release(attachment.ports, attachment.id)
             if record.scope == "global":
-                self._spanning.left(record, attachment)
+                self._joining.left(record, attachment)
         report_left(left)
 
 

@@ -15,6 +15,7 @@ from engine.network.attaching import FAMILIES, Attaching, check_ports
 from engine.network.creation import Creation, NetworkRequest
 from engine.network.model import GATEWAY, Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
 from engine.network.names import Names, NoNames
+from engine.network.parts import Parts
 from engine.network.planner import Planner
 from engine.network.publishing import Publishing
 from engine.network.replanning import announce, elect
@@ -80,13 +81,12 @@ class NetworkManager:
         self._planner = Planner(plugins, self._own_links, self._vlans)
         self._creation = Creation(plugins, self._planner, self._store.networks)
         self._addresses = Addresses(state, plugins, fixed)
-        self.spanning = Spanning(
-            state, self._store, self._creation, self._planner, self._addresses, reconciler, self._names
-        )
+        parts = Parts(
+            state, plugins, self._store, self._planner, self._creation, self._addresses, reconciler, self._names
+        )  # fmt: skip
+        self.spanning = Spanning(parts)
         """Networks of scope global, and this host's part in its cluster."""
-        self._attaching = Attaching(
-            state, self._store, self._creation, self._planner, self._addresses, reconciler, plugins, self.spanning
-        )
+        self._attaching = Attaching(parts, self.spanning.joining)
         self._way_out = WayOut(self._planner, self._gateway)
         self.publishing = Publishing(state, self._store, self._planner, self._attaching.ports, reconciler)
         """Ports of running containers that come, go and move."""
@@ -239,6 +239,8 @@ class NetworkManager:
             if views.prunable(record, filters or {}, until) and unused:
                 try:
                     self.remove(record.id)
+                except NotFound:  # another one was quicker, here or on another host
+                    continue
                 except (Conflict, Unavailable) as err:
                     if record.scope == "local":
                         raise
@@ -431,7 +433,7 @@ class NetworkManager:
         for endpoint in self._store.of_container(container.id):
             renamed = endpoint.model_copy(update={"container": container})
             self._store.put_endpoint(renamed)
-            self.spanning.renamed(renamed)
+            self.spanning.joining.renamed(renamed)
 
     def inspect_endpoints(self, container_id: str) -> dict[str, views.JsonObject]:
         """Return NetworkSettings.Networks of a running container's inspection."""

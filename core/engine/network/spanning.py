@@ -1,78 +1,68 @@
 """Networks that span hosts: what the cluster keeps of them, brought together with what this host has of them.
 
 The cluster's networks are mirrored among this host's, so that all that lists, inspects and joins networks knows nothing
-of it. A network's peers are followed while a container of this host is on it, each with a plan of its own
-(`peer:NETWORK:ENDPOINT`): what joins elsewhere costs this host that one plan. They are kept in the database as well, so
-that the next daemon finds everything as it was before the cluster has said a word.
+of it. A network's peers are followed while a container of this host is on it (see `remotes`).
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
-from engine.cluster.cluster import Changes, Cluster, Remote
-from engine.cluster.model import ClusterEndpoint, ClusterNetwork
+from engine.cluster.cluster import Changes, Cluster
+from engine.cluster.model import ClusterNetwork
 from engine.cluster.networks import free_vni
 from engine.cluster.questions import Answer
-from engine.network.addresses import Addresses
-from engine.network.creation import Creation, NetworkRequest
-from engine.network.elsewhere import Elsewhere
-from engine.network.model import Attachment, EndpointSettings, NetworkRecord
-from engine.network.names import Names
-from engine.network.planner import Planner
+from engine.network.creation import NetworkRequest
+from engine.network.joining import Joining
+from engine.network.model import NetworkRecord
+from engine.network.parts import Parts
+from engine.network.remotes import Remotes
 from engine.network.replanning import Replanning
-from engine.network.store import NetworkStore
 from engine.network.underlay import Underlay
 from engine.network.verifying import Verifying
-from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound, Unavailable, Unsupported
-from engine.spec.network import Peer
-from engine.spec.options import wants_encryption
-from engine.state import State
 
 log = logging.getLogger(__name__)
-PEER = "peer"
-"""Kind of objects in the database: endpoints on other hosts whose plans are applied here."""
-ATTEMPTS = 32
-"""So many addresses that other hosts were quicker to take are passed over for one endpoint."""
-LISTING_SECONDS = 2.0
-T = TypeVar("T")
+MOST_AT_ONCE = 500
+"""So many endpoints on other hosts are taken over while a network's lock is held: some 0.1 s."""
+YIELD_SECONDS = 0.001
+"""Between two such lots: so that who waits for the lock, to join, gets it (a lock of Python's is not fair)."""
 
 
 class Spanning:
     """The networks of scope global. Safe to use from any thread; without a cluster it refuses to make any."""
 
-    def __init__(
-        self,
-        state: State,
-        store: NetworkStore,
-        creation: Creation,
-        planner: Planner,
-        addresses: Addresses,
-        reconciler: Reconciler,
-        names: Names,
-    ) -> None:
-        self._state = state
-        self._store = store
-        self._creation = creation
-        self._planner = planner
-        self._addresses = addresses
-        self._reconciler = reconciler
-        self._names = names
-        self._replanning = Replanning(store, planner, reconciler)
+    def __init__(self, parts: Parts) -> None:
+        self._state = parts.state
+        self._store = parts.store
+        self._creation = parts.creation
+        self._planner = parts.planner
+        self._addresses = parts.addresses
+        self._reconciler = parts.reconciler
+        self._replanning = Replanning(parts.store, parts.planner, parts.reconciler)
+        self._remotes = Remotes(parts)
+        self.joining = Joining(parts, self._remotes, self._required)
+        """This host's endpoints."""
         self._faults: dict[str, str] = {}
-        self.cluster: Cluster | None = None
         self._verifying: Verifying | None = None
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster that this host is in."""
+        return self._planner.cluster
+
+    @property
+    def _underlay(self) -> Underlay | None:
+        return self._planner.underlay
 
     def enter(self, cluster: Cluster, directory: Path) -> None:
         """Be part of a cluster from now on; it is not started yet. `directory` keeps keys."""
-        self.cluster = cluster
         self._planner.cluster = cluster
         self._planner.underlay = Underlay(cluster, self._reconciler, self._state, directory)
         self._verifying = Verifying(self._store, self._planner, self._reconciler, cluster)
@@ -81,7 +71,7 @@ class Spanning:
     def exit(self) -> None:
         """Be in no cluster any more: its networks, which nobody here uses, are gone from this host."""
         self.close()
-        self.cluster = self._verifying = self._planner.cluster = self._planner.underlay = None
+        self._verifying = self._planner.cluster = self._planner.underlay = None
         with self._creation.lock:
             for record in [n for n in self._store.networks() if n.scope == "global"]:
                 self._forget(record)
@@ -105,13 +95,6 @@ class Spanning:
                 log.debug("the cluster's keys cannot be looked at", exc_info=True)
         return found
 
-    @property
-    def _underlay(self) -> Underlay | None:
-        return self._planner.underlay
-
-    def _encrypts(self, record: NetworkRecord) -> bool:
-        return wants_encryption(self._planner.network(record, "known").options)
-
     def started(self) -> None:
         """The cluster was started: answer what other hosts ask."""
         if self._verifying is not None:
@@ -131,6 +114,7 @@ class Spanning:
         self._check_agreed(cluster, request)
 
         def build(found: Sequence[ClusterNetwork]) -> ClusterNetwork:
+            cluster.members.lease()  # a node that is kept out, such as one of another version, makes none
             with self._creation.lock:
                 for network in found:  # others may have made some of which this host has not heard yet
                     self.network(network.id, network)
@@ -143,10 +127,7 @@ class Spanning:
                 record = self._creation.record(request, identity)
             if cluster.partition is not None and len(record.pools) != 1:
                 raise InvalidParameter("a network of a cluster that is a file of peers has one subnet, of one family")
-            assert record.vni is not None  # as `identity` says
-            return ClusterNetwork(
-                id=record.id, name=record.name, driver=record.driver, vni=record.vni, record=record.doc()
-            )
+            return _of_cluster(record)
 
         network = cluster.networks.create(build)
         self.network(network.id, network)
@@ -184,17 +165,20 @@ class Spanning:
         with self._creation.lock:
             known = next((n for n in self._store.networks() if n.id == id), None)
             self._faults.pop(id, None)
-            if network is None:
-                if known is not None:
-                    self._forget(known)
-                return
-            try:
-                record = self._mirrored(network, known)
-                if record != known:
-                    self._store.put_network(record)
-            except (ValidationError, EngineError, ValueError) as err:
-                why = err.errors()[0]["msg"] if isinstance(err, ValidationError) else str(err)
-                self._fault(id, f"network {network.name} of the cluster cannot be used on this host: {why}")
+            if network is not None:
+                self._mirror(network, known)
+            in_use = known if network is None and known is not None and not self._forget(known) else None
+        if in_use is not None:
+            self._write_anew(in_use)
+
+    def _mirror(self, network: ClusterNetwork, known: NetworkRecord | None) -> None:
+        try:
+            record = self._mirrored(network, known)
+            if record != known:
+                self._store.put_network(record)
+        except (ValidationError, EngineError, ValueError) as err:
+            why = err.errors()[0]["msg"] if isinstance(err, ValidationError) else str(err)
+            self._fault(network.id, f"network {network.name} of the cluster cannot be used on this host: {why}")
 
     def _mirrored(self, network: ClusterNetwork, known: NetworkRecord | None) -> NetworkRecord:
         own = {"plan": known.plan, "links": known.links} if known else {}
@@ -207,124 +191,60 @@ class Spanning:
             record = record.model_copy(update={"pools": pools})
         return record
 
-    def _forget(self, record: NetworkRecord) -> None:
+    def _forget(self, record: NetworkRecord) -> bool:
+        """Forget a network that is gone from the cluster; False if containers here are on it."""
         try:
             self._store.delete_network(record)
-            self._addresses.forget(record)
         except Conflict:
-            self._fault(record.id, f"network {record.name} is gone from the cluster while containers here are on it")
+            return False
+        self._addresses.forget(record)
+        return True
+
+    def _write_anew(self, record: NetworkRecord) -> bool:
+        """Put a network back into the cluster that is gone there while containers here are on it; tell whether it is.
+
+        None in use is ever removed: somebody took its key away, or this host was away for longer than its grace.
+        """
+        assert self.cluster is not None
+        shared = record.model_copy(update={"plan": "", "links": {}})  # those are this host's own
+        try:
+            self.cluster.networks.restore(_of_cluster(shared))
+        except EngineError as err:
+            sentence = f"network {record.name} is in use here, gone from the cluster, and cannot be put back: {err}"
+            self._fault(record.id, sentence)
+            return False
+        log.warning("network %s was gone from the cluster while containers here are on it: it is put back", record.name)
+        return True
 
     def _fault(self, id: str, sentence: str) -> None:
         self._faults[id] = sentence
         log.warning("%s", sentence)
 
-    # Endpoints of this host
+    # What the cluster tells
 
-    def claim(
-        self, record: NetworkRecord, settings: EndpointSettings, choose: Callable[[], tuple[Attachment, T]]
-    ) -> tuple[Attachment, T]:
-        """Have the cluster's word for the addresses that `choose` chooses; it is asked again when others have them.
-
-        The caller holds the network's lock. Raises what `choose` and `Endpoints.join` raise.
-        """
-        cluster = self._required(record.driver)
-        if cluster.partition is not None and (settings.mac or settings.ip or settings.ip6):
-            raise Unsupported(
-                "addresses cannot be chosen on a network of a cluster that is a file of peers",
-                why="the other hosts would not hear of it", hint="A cluster on etcd can",
-            )  # fmt: skip
-        if self._underlay is not None and self._encrypts(record):
-            self._underlay.secure(record.id)
-        view = cluster.use(record.id)
-        try:
-            elsewhere = Elsewhere(view.taken)
-            if view.follower is not None and not view.follower.wait(LISTING_SECONDS):
-                elsewhere.learn(cluster.endpoints.taken(record.id))
-            for attempt in range(ATTEMPTS):
-                elsewhere.watch_over(self._addresses, record, at_random=attempt > 0)
-                attachment, chosen = choose()
-                if cluster.partition is not None:
-                    mac = cluster.partition.mac(record.id, attachment.addresses[0].partition("/")[0])
-                    attachment = attachment.model_copy(update={"mac": mac})
-                try:
-                    cluster.endpoints.join(record.id, endpoint_of(attachment, cluster.node.name))
-                except Conflict as err:
-                    if _asked_for(settings, err) or attempt == ATTEMPTS - 1:
-                        raise
-                    elsewhere.learn(cluster.endpoints.taken(record.id))
-                else:
-                    return attachment, chosen
-            raise AssertionError("unreachable: the last attempt returns or raises")
-        except BaseException:
-            self.unused(record)
-            raise
-
-    def left(self, record: NetworkRecord, attachment: Attachment) -> None:
-        """Tell the cluster that an endpoint is gone; if it cannot be told now, it is when it is back."""
-        cluster = self.cluster
-        if cluster is None:
-            return
-        try:
-            cluster.endpoints.leave(record.id, endpoint_of(attachment, cluster.node.name))
-        except EngineError as err:
-            log.warning("the cluster hears later that %s is gone: %s", attachment.container.name, err)
-        self.unused(record)
-
-    def renamed(self, attachment: Attachment) -> None:
-        """Tell the cluster of an endpoint whose container has another name."""
-        record = self._store.get(attachment.network)
-        if self.cluster is None or record.scope != "global":
-            return
-        try:
-            self.cluster.endpoints.join(record.id, endpoint_of(attachment, self.cluster.node.name))
-        except EngineError as err:
-            log.warning("the cluster hears later of the name %s: %s", attachment.container.name, err)
-
-    def unused(self, record: NetworkRecord) -> None:
-        """Hear no more of a network's peers if no container here is on it (any more), and forget them."""
-        if self._store.endpoints_of(record.id):
-            return
-        if self.cluster is not None:
-            self.cluster.unuse(record.id)
-        gone = [e for e in self._applied() if e.network == record.id]
-        with self._state.transaction():
-            for endpoint in gone:
-                self._state.delete(PEER, endpoint.id)
-        for endpoint in gone:
-            self._reconciler.remove(_owner(endpoint.network, endpoint.id))
-            self._names.remove_remote(endpoint.id)
-        if self._underlay is not None:
-            self._underlay.release(record.id)
-
-    # Peers: called by the cluster
-
-    def peers(self, network: str, changes: Changes) -> None:
-        """Take over endpoints on other hosts. Raises the first error after all that can be done is."""
-        errors: list[EngineError] = []
-        with self._store.lock(network):
-            if not self._store.endpoints_of(network):
-                return  # the last container has left meanwhile
-            record = self._store.get(network)
-            value = self._planner.network(record, "known")
-            for id in (id for id, remote in changes.items() if remote is None):
-                self._names.remove_remote(id)
-                self._reconciler.remove(_owner(network, id))
-            for id, remote in changes.items():
-                if remote is not None:
-                    try:
-                        self._reconciler.apply(_owner(network, id), self._planner.peer_plan(value, remote.peer))
-                        self._names.put_remote(remote.endpoint, record)
-                    except EngineError as err:
-                        errors.append(err)
-            with self._state.transaction():
-                for id, remote in changes.items():
-                    if remote is None:
-                        self._state.delete(PEER, id)
-                    else:
-                        doc = {"endpoint": remote.endpoint.model_dump(mode="json"), "host": remote.peer.host}
-                        self._state.put(PEER, id, doc)
+    def peers(self, network: str, changes: Changes) -> Collection[str]:
+        """Take over endpoints on other hosts; returns those that could not be, after all that can be are."""
+        errors: dict[str, EngineError] = {}
+        ids = list(changes)
+        for start in range(0, len(ids), MOST_AT_ONCE):
+            some = {id: changes[id] for id in ids[start : start + MOST_AT_ONCE]}
+            with self._store.lock(network):
+                if not self._store.endpoints_of(network):
+                    return ()  # the last container has left meanwhile
+                errors |= self._remotes.take_over(self._store.get(network), some)
+            if start + MOST_AT_ONCE < len(ids):
+                time.sleep(YIELD_SECONDS)
         if errors:
-            raise errors[0]
+            log.warning("network %s: %d containers of other hosts cannot be reached yet: %s", network[:12], len(errors),
+                        next(iter(errors.values())))  # fmt: skip
+        return errors
+
+    def missed(self, network: str, endpoints: Collection[str]) -> None:
+        """Write endpoints of this host anew that somebody took out of the cluster. Raises Unavailable."""
+        with self._store.lock(network):
+            if any(self._store.endpoint(id) for id in endpoints):
+                log.warning("the cluster has lost endpoints of this host: they are written anew")
+                self._agree(self._store.get(network))
 
     def hosts(self) -> None:
         """Follow the other hosts: their keys, the largest packets between all of them, which hosts there are."""
@@ -345,28 +265,33 @@ class Spanning:
         if self._underlay is not None:
             try:
                 self._underlay.publish()
-                for record in filter(self._encrypts, self.in_use()):
+                for record in filter(self.joining.encrypts, self.in_use()):
                     self._underlay.secure(record.id)
             except EngineError as err:
                 log.warning("the other hosts are not told of this one: %s", err)
         for record in (n for n in self._store.networks() if n.scope == "global"):
-            with self._store.lock(record.id):
-                own = [endpoint_of(a, self.cluster.node.name) for a in self._store.endpoints_of(record.id)]
-                try:
-                    refused = self.cluster.endpoints.agree(record.id, own)
-                except NotFound:
-                    if own:
-                        self._fault(record.id, f"network {record.name} is in use here, and gone from the cluster")
-                    continue
-                except Unavailable as err:
-                    log.warning("the cluster has gone again: %s", err)
-                    return
-                self._faults.pop(f"refused {record.id}", None)
-                if refused:
-                    whys = "; ".join(map(str, refused))
-                    self._fault(f"refused {record.id}", f"network {record.name}: while this host was away, {whys}")
+            try:
+                with self._store.lock(record.id):
+                    self._agree(record)
+            except Unavailable as err:
+                log.warning("the cluster has gone again: %s", err)
+                return
         for record in self.in_use():
             self.cluster.use(record.id)
+
+    def _agree(self, record: NetworkRecord) -> None:
+        """Make what the cluster has of this host's endpoints on a network what there is. Raises Unavailable."""
+        assert self.cluster is not None
+        try:
+            refused = self.joining.agree(self.cluster, record)
+        except NotFound:  # the network, while containers here are on it
+            if not self._write_anew(record):
+                return
+            refused = self.joining.agree(self.cluster, record)
+        self._faults.pop(f"refused {record.id}", None)
+        if refused:
+            whys = "; ".join(map(str, refused))
+            self._fault(f"refused {record.id}", f"network {record.name}: while this host was away, {whys}")
 
     # The start of the daemon
 
@@ -374,25 +299,12 @@ class Spanning:
         """Want the plans of the peers that an earlier daemon knew, and have the cluster tell of differences to them."""
         in_use = {record.id: record for record in self.in_use()}
         if self._underlay is not None:
-            self._underlay.adopt(id for id, record in in_use.items() if self._encrypts(record))
-        for doc in self._state.all(PEER):
-            endpoint = ClusterEndpoint.model_validate(doc["endpoint"])
-            record = in_use.get(endpoint.network)
-            if record is None:
-                self._state.delete(PEER, endpoint.id)
-                continue
-            peer = Peer(
-                id=endpoint.id, host=doc["host"], mac=endpoint.mac, addresses=endpoint.addresses, node=endpoint.node
-            )
-            try:
-                plan = self._planner.peer_plan(self._planner.network(record, "known"), peer)
-                self._reconciler.adopt(_owner(record.id, endpoint.id), plan)
-            except EngineError as err:
-                log.warning("network %s: a peer is planned anew when the cluster tells of it: %s", record.name, err)
-                continue
-            self._names.put_remote(endpoint, record)
+            self._underlay.adopt(id for id, record in in_use.items() if self.joining.encrypts(record))
+        if self.cluster is not None:
+            self.cluster.networks.seed(n.id for n in self._store.networks() if n.scope == "global")
+        for remote in self._remotes.restore(in_use):
             if self.cluster is not None:
-                self.cluster.seed(record.id, {endpoint.id: Remote(endpoint, peer)})
+                self.cluster.seed(remote.endpoint.network, {remote.endpoint.id: remote})
         if in_use and self.cluster is None:
             names = ", ".join(sorted(record.name for record in in_use.values()))
             log.warning("this daemon is in no cluster any more: nothing is heard of the other hosts on %s", names)
@@ -401,32 +313,7 @@ class Spanning:
         """Return the networks of the cluster that containers of this host are on."""
         return [n for n in self._store.networks() if n.scope == "global" and self._store.endpoints_of(n.id)]
 
-    def _applied(self) -> Iterable[ClusterEndpoint]:
-        return [ClusterEndpoint.model_validate(doc["endpoint"]) for doc in self._state.all(PEER)]
 
-
-def endpoint_of(attachment: Attachment, node: str) -> ClusterEndpoint:
-    """Return what the cluster knows of an endpoint of this host."""
-    container = attachment.container
-    published = {f"{p.target_port + n}/{p.protocol}" for p in attachment.ports for n in range(p.count)}
-    return ClusterEndpoint(
-        id=attachment.id,
-        network=attachment.network,
-        node=node,
-        mac=attachment.mac,
-        addresses=attachment.addresses,
-        container=container.id,
-        name=container.name,
-        hostname=container.hostname,
-        aliases=attachment.settings.aliases,
-        services=tuple(sorted({*container.exposed, *published})),
-    )
-
-
-def _asked_for(settings: EndpointSettings, err: Conflict) -> bool:
-    """Return whether what another endpoint has was asked for by a person."""
-    return err.details.get("address") in (settings.ip, settings.ip6) or err.details.get("mac") == settings.mac
-
-
-def _owner(network: str, endpoint: str) -> str:
-    return f"peer:{network}:{endpoint}"
+def _of_cluster(record: NetworkRecord) -> ClusterNetwork:
+    assert record.vni is not None  # it was made for a cluster
+    return ClusterNetwork(id=record.id, name=record.name, driver=record.driver, vni=record.vni, record=record.doc())

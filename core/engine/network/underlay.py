@@ -205,7 +205,8 @@ class Underlay:
     def _key_is_old(self) -> bool:
         with self._guard:
             in_use = self._reconciler.plan_of(OWNER) is not None and self._cluster.knows_hosts and self._key.exists()
-            return in_use and time.time() - self._key.stat().st_mtime > KEY_SECONDS
+            # Neither older than that nor from the future, where a clock that jumped back would keep it.
+            return in_use and abs(time.time() - self._key.stat().st_mtime) > KEY_SECONDS
 
     def _plan(self) -> Plan:
         node = self._cluster.node

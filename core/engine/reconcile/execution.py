@@ -29,18 +29,18 @@ class Execution:
         return found
 
     def _batches(self, tasks: Sequence[Task]) -> list[Sequence[Task]]:
-        return runs(tasks, lambda t: (id(self.applier(t.resource)), t.claim.owner, t.resource.namespace))
+        return runs(tasks, lambda t: (id(self.applier(t.resource)), _whose(t), t.resource.namespace))
 
     def make(self, tasks: Sequence[Task], made: list[Task]) -> None:
         """Make things in this order; what is new is appended to `made` also when BatchError is raised."""
         for batch in self._batches(tasks):
-            claim = batch[0].claim
+            context, task_of = batch[0].claim.context, {task.resource.key: task for task in batch}
             try:
-                new = self.applier(batch[0].resource).create([t.resource for t in batch], claim.context)
+                new = self.applier(batch[0].resource).create([t.resource for t in batch], context)
             except BatchError as err:
-                made.extend(Task(claim, resource) for resource in err.created)
+                made.extend(task_of[resource.key] for resource in err.created)
                 raise
-            made.extend(Task(claim, resource) for resource in new)
+            made.extend(task_of[resource.key] for resource in new)
 
     def update(self, task: Task) -> None:
         """Give one thing, which exists, the values that are wanted; raises BatchError."""
@@ -56,12 +56,18 @@ class Execution:
         singly = [task for task in tasks if not hangs_on(task, links)]
         left: list[Difference] = []
         for batch in self._batches(removal_order(singly)):
-            claim = batch[0].claim
-            failed = self.applier(batch[0].resource).remove([t.resource for t in batch], claim.context)
+            context, owner_of = batch[0].claim.context, {task.resource.key: task.claim.owner for task in batch}
+            failed = self.applier(batch[0].resource).remove([t.resource for t in batch], context)
             for resource, cause in failed:
-                log.warning("cannot remove %s of %s: %s", "/".join(resource.key), claim.owner, cause)
-                left.append(Difference(resource.key, "unwanted", {"error": (None, str(cause))}, claim.owner, resource))
+                owner = owner_of[resource.key]
+                log.warning("cannot remove %s of %s: %s", "/".join(resource.key), owner, cause)
+                left.append(Difference(resource.key, "unwanted", {"error": (None, str(cause))}, owner, resource))
         return left
+
+
+def _whose(task: Task) -> str:
+    """Return whose batch a thing belongs in. Nothing shows whose it is of what hangs on a link of the host."""
+    return "" if task.resource.ANCHORED and task.resource.namespace == "host" else task.claim.owner
 
 
 def hangs_on(task: Task, links: set[Place]) -> bool:

@@ -84,6 +84,17 @@ class Reconciler:
         """
         return self._in_worker(self._remove, owner, namespace_gone)
 
+    def apply_all(self, plans: Mapping[str, Plan]) -> dict[str, EngineError]:
+        """Apply the plans, by owner, of many that have no sandbox, each all or nothing; return what failed, by owner.
+
+        What hangs on links of the host is made in few batches: for thousands of owners that is what costs.
+        """
+        return self._in_worker(self._apply_all, plans)
+
+    def remove_all(self, owners: Sequence[str]) -> list[Difference]:
+        """Remove what only these owners want, and return what could not be removed; data stays."""
+        return self._in_worker(self._remove_all, owners)
+
     def exchange(self, plans: Mapping[str, Plan]) -> None:
         """Give several owners, which have plans, other ones that differ only in things of one transactional applier.
 
@@ -155,6 +166,39 @@ class Reconciler:
         else:
             self._apply_new(claim, order, creating)
         claim.verified = True
+
+    def _apply_all(self, plans: Mapping[str, Plan]) -> dict[str, EngineError]:
+        claims = [Claim(owner, plan, None) for owner, plan in plans.items()]
+        together = [
+            c for c in claims if c.owner not in self._wanted.claims and all(r.ANCHORED for r in c.plan.resources)
+        ]
+        done = {claim.owner for claim in together} if self._apply_together(together) else set()
+        errors: dict[str, EngineError] = {}
+        for claim in (claim for claim in claims if claim.owner not in done):
+            try:
+                self._apply(claim, False)
+            except EngineError as err:
+                errors[claim.owner] = err
+        return errors
+
+    def _apply_together(self, claims: Sequence[Claim]) -> bool:
+        """Apply new plans as one; False, with nothing changed, if anything fails: one by one then shows what."""
+        fresh: list[Task] = []
+        made: list[Task] = []
+        try:
+            for claim in claims:
+                self._wanted.check(claim)
+                fresh += self._wanted.add(claim)
+            self._execution.make(creation_order(fresh), made)
+        except (BatchError, EngineError) as err:
+            log.debug("many plans at once fail, and are applied one by one: %s", err)
+            self._undo(made)
+            for claim in claims:
+                self._wanted.drop(claim.owner)
+            return False
+        for claim in claims:
+            claim.verified = True
+        return True
 
     def _check_presence(self, claim: Claim, creating: bool) -> None:
         """Refuse a plan that relies on a link, or on data, that is not there."""
@@ -305,6 +349,10 @@ class Reconciler:
             gone = {t.place for t in (*inside, *dependents(inside, orphans, Task.lives_on))}
             orphans = [task for task in orphans if task.place not in gone]
         return self._execution.remove(orphans)
+
+    def _remove_all(self, owners: Sequence[str]) -> list[Difference]:
+        orphans = [task for owner in owners for task in self._wanted.drop(owner)]
+        return self._execution.remove(task for task in orphans if task.resource.LIFE == "session")
 
     def _collect(self) -> list[Difference]:
         wanted = self._wanted.on_host()

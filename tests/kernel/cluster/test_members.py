@@ -25,8 +25,12 @@ class Heard:
                 self.known.pop(id, None)
             else:
                 self.known[id] = remote
+        return ()
 
     def network(self, id, network):
+        pass
+
+    def missed(self, network, endpoints):
         pass
 
     def hosts(self):

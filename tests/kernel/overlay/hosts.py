@@ -18,6 +18,7 @@ from engine.reconcile import netns
 from engine.reconcile.applier import Sandbox, Tag
 from engine.reconcile.appliers import network_appliers
 from engine.reconcile.reconciler import Reconciler
+from engine.spec.errors import EngineError
 from engine_drivers.network.overlay import OverlayDriver, OverlayOptions
 from engine_sdk import Endpoint, LinkFact, Network, Peer, Plan, Subnet
 
@@ -90,6 +91,12 @@ class Host:
         plan = self.driver.peer_plan(network, peer)
         self.reconciler.apply(f"peer:{network.id}:{peer.id}", plan)
         return plan
+
+    def learn_all(self, network: Network[Any], peers: Sequence[Peer]) -> dict[str, EngineError]:
+        """Make what leads to many containers of other hosts; return what fails."""
+        return self.reconciler.apply_all(
+            {f"peer:{network.id}:{p.id}": self.driver.peer_plan(network, p) for p in peers}
+        )
 
     def forget(self, network: Network[Any], peer: Peer) -> None:
         """Remove what leads to a container of another host."""

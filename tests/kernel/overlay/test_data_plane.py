@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,7 +143,7 @@ def test_what_somebody_takes_away_is_repaired(wire: Wire) -> None:
     until(lambda: first.ping("a1", "10.7.0.2"), "an answer", 10)
 
 
-def test_a_thousand_peers_are_learned_quickly(wire: Wire) -> None:
+def test_many_peers_are_learned_at_once_and_a_bad_one_harms_no_other(wire: Wire) -> None:
     host = wire.hosts[0]
     network = host.network(4100, ("10.8.0.0/16",))
     host.use(network)
@@ -153,9 +152,14 @@ def test_a_thousand_peers_are_learned_quickly(wire: Wire) -> None:
              addresses=(f"10.8.{n >> 8}.{n & 255}/16",))
         for n in range(1, 1001)
     ]  # fmt: skip
-    started = time.perf_counter()
-    for peer in peers:
-        host.learn(network, peer)
-    each = (time.perf_counter() - started) / len(peers)
-    assert each < 0.05, f"{each * 1000:.1f} ms for each"
+    assert host.learn_all(network, peers[:500]) == {}
     assert host.reconciler.diff() == []
+    # One is in the kernel already, and leads elsewhere; one is another one's: the rest are made all the same.
+    tunnel, twin = network.host_name("vx"), peers[0].model_copy(update={"id": "f" * 12})
+    run(host.netns, "bridge", "fdb", "add", peers[700].mac, "dev", tunnel, "dst", "192.0.2.99", "self")
+    assert list(host.learn_all(network, [*peers[500:], twin])) == [f"peer:{network.id}:{twin.id}"]
+    assert host.reconciler.diff() == []
+    assert len(run(host.netns, "ip", "-4", "neigh", "show", "dev", network.ifname).stdout.splitlines()) == 1000
+    host.reconciler.remove_all([f"peer:{network.id}:{peer.id}" for peer in peers])
+    assert "02:42:0a:08" not in run(host.netns, "bridge", "fdb").stdout
+    assert "10.8." not in run(host.netns, "ip", "neigh").stdout

@@ -28,8 +28,9 @@ def test_a_peer_that_was_known_stands_until_its_host_is_known_to_be_gone() -> No
     known = False
     store.commit([], [Put(ENDPOINT.key, ENDPOINT.encode())])
 
-    def callback(network: str, changes: Any) -> None:
+    def callback(network: str, changes: Any) -> tuple[str, ...]:
         told.append(dict(changes))
+        return ()
 
     peers = Peers(store, "own", nodes.get, callback, lambda: known)
     try:

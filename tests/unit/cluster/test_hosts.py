@@ -1,13 +1,16 @@
 """Several hosts on one store: networks, addresses, peers, names; a store that is away; garbage."""
 
+import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.unit.cluster.store_contract import until
 from tests.unit.cluster.worlds import Host
 
-from engine.cluster.model import CLAIMS, ENDPOINTS, NETWORKS, NODES
+from engine.cluster.memory import MemoryStore
+from engine.cluster.model import CLAIMS, ENDPOINTS, NETWORKS, NODES, SPEC, Identity
 from engine.cluster.store import Delete, Put
 from engine.spec.errors import Conflict, EngineError, NotFound, Unavailable, Unsupported
 from engine.state import State
@@ -223,11 +226,9 @@ def test_a_lost_lease_is_made_good(hosts):
     one.attach("web", "app")
     two.attach("db", "app")
     until(lambda: len(one.reconciler.peers()) == 1)
-    two.store.revoke(two.memory.lease)  # as after a partition that lasted longer than the time of grace
-    until(lambda: not one.reconciler.peers())
-    two.attach_error = None
-    with pytest.raises(Unavailable):
-        two.attach("more", "app")  # it finds the lease gone; then the node registers anew
+    former = two.memory.lease
+    two.store.revoke(former)  # as after a partition that lasted longer than the time of grace
+    until(lambda: two.memory.lease != former and len(one.cluster.store.list(ENDPOINTS).entries) == 2)
     until(lambda: len(one.reconciler.peers()) == 1)
     two.attach("again", "app")
 
@@ -237,9 +238,10 @@ def test_an_address_that_was_given_away_meanwhile_is_said(hosts):
     create(one, ipam=[{"Subnet": "10.9.0.0/24"}])
     until(lambda: visible(two))
     two.attach("db", "app", ip="10.9.0.9")
-    two.store.revoke(two.memory.lease)
-    until(lambda: not one.cluster.store.list(ENDPOINTS).entries)
+    two.store.away = True
+    one.cluster.store.revoke(two.memory.lease)
     one.attach("thief", "app", ip="10.9.0.9")
+    two.store.away = False
     two.cluster.members.lost()
     until(lambda: any("10.9.0.9 is taken by container thief" in f for f in two.networks.spanning.faults()))
 
@@ -298,9 +300,11 @@ def test_hosts_that_come_and_go_change_the_plans_of_networks_that_want_it(hosts)
 
 
 def test_a_vni_or_subnet_that_is_taken_is_refused(hosts):
-    create(hosts[0], ipam=[{"Subnet": "10.9.0.0/24"}])
+    create(hosts[0], ipam=[{"Subnet": "10.9.0.0/24"}], options={"vni": "77"})
     with pytest.raises(Conflict, match=r"overlaps 10\.9\.0\.0/24 of network app"):
         create(hosts[1], "other", ipam=[{"Subnet": "10.9.0.0/25"}])
+    with pytest.raises(Conflict, match="the VNI 77 belongs to network app"):
+        create(hosts[1], "other", options={"vni": "77"})
 
 
 def test_a_daemon_without_a_cluster_says_how_to_get_one(hosts, tmp_path):
@@ -318,9 +322,93 @@ def test_a_daemon_without_a_cluster_says_how_to_get_one(hosts, tmp_path):
         manager.create("app", "routes")
 
 
-def test_a_network_that_vanished_while_in_use_is_said(hosts):
-    network = create(hosts[0])
-    hosts[0].attach("web", "app")
-    hosts[0].cluster.store.commit([], [Delete(NETWORKS + network.id)])
-    until(lambda: any("is gone from the cluster" in f for f in hosts[0].networks.spanning.faults()))
-    assert visible(hosts[0])
+def test_a_network_removed_while_a_host_was_away_goes_when_that_is_back(hosts):
+    one, two, _ = hosts
+    create(one)
+    until(lambda: visible(two))
+    two.kill()
+    one.networks.remove("app")
+    two.start()
+    until(lambda: not visible(two))
+    assert not two.networks.spanning.faults()
+
+
+def test_what_somebody_takes_out_of_the_store_is_written_anew(hosts):
+    one, two, _ = hosts
+    network, store = create(one), one.cluster.store
+    until(lambda: visible(two))
+    one.attach("web", "app")
+    two.attach("db", "app")
+    until(lambda: len(one.reconciler.peers()) == len(two.reconciler.peers()) == 1)
+    keys = {e.key for e in store.list("engine/1/").entries}
+    for prefix in (NODES, NETWORKS, ENDPOINTS, "engine/1/"):
+        store.commit([], [Delete(prefix, below=True)])
+        for host in hosts:
+            host.cluster.members._hurry.set()  # it looks every few seconds
+        until(lambda: {e.key for e in store.list("engine/1/").entries} >= keys)
+        until(lambda: len(one.reconciler.peers()) == len(two.reconciler.peers()) == 1)
+    assert visible(two)[0].vni == network.vni
+    assert {s.status for s in one.cluster.members.states()} == {"ready"}
+    assert not one.networks.spanning.faults() + two.networks.spanning.faults()
+
+
+def test_a_network_in_use_that_vanished_and_whose_name_another_one_has_is_said(hosts):
+    one, two, _ = hosts
+    network = create(one)
+    until(lambda: visible(two))
+    one.attach("web", "app")
+    one.kill()
+    one.cluster.store.commit([], [Delete(NETWORKS + network.id)])
+    until(lambda: not visible(two))
+    create(two)
+    one.start()
+    until(lambda: any("cannot be put back: network with name app" in f for f in one.networks.spanning.faults()))
+    assert visible(one)[0].id == network.id
+
+
+def test_all_hosts_may_prune_at_once(hosts):
+    for n in range(10):
+        create(hosts[0], f"app{n}")
+    until(lambda: all(visible(host, "app9") for host in hosts))
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        removed = list(pool.map(lambda host: host.networks.prune(), hosts))
+    assert {name for names in removed for name in names} == {f"app{n}" for n in range(10)}
+    until(lambda: not any(n.scope == "global" for host in hosts for n in host.networks.list()))
+
+
+@pytest.mark.parametrize("seconds", [-1e9, 1e9])
+def test_a_clock_that_jumps_is_no_matter(hosts, monkeypatch, seconds):
+    one, two, _ = hosts
+    create(one)
+    until(lambda: visible(two))
+    one.attach("web", "app")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + seconds)
+    two.attach("db", "app")
+    until(lambda: len(one.reconciler.peers()) == len(two.reconciler.peers()) == 1)
+    for host in hosts:
+        host.cluster.members._hurry.set()
+    assert {s.status for s in one.cluster.members.states()} == {"ready"}
+
+
+@pytest.mark.parametrize(
+    ("held", "text"),
+    [
+        (b"\xff", "something that is not a cluster of Engine's"),
+        (Identity(id="ab" * 16, spec=(9, 0)).encode(), r"another version.*network specification 9\.0"),
+        (Identity(id="ab" * 16, spec=(1, 0), layout=(2, 3)).encode(), r"another version.*layout 2\.3"),
+    ],
+)
+def test_a_store_of_others_is_refused_and_all_else_works(driver, tmp_path, held, text):
+    store = MemoryStore()
+    store.commit([], [Put(SPEC, held)])
+    host = Host(tmp_path, store, 1)
+    try:
+        assert isinstance(host.cluster.members.fault, Unsupported)
+        assert re.search(text, " ".join(host.networks.spanning.faults()))
+        with pytest.raises(Unavailable, match=f"this node is not in the cluster.*{text}"):
+            create(host)
+        host.networks.create("local", "bridge")
+        assert store.get(SPEC).value == held
+    finally:
+        host.close()

@@ -20,7 +20,11 @@ DRIVER = """
 from engine_sdk import *
 
 
-class Routes(NetworkDriver[NetworkOptions]):
+class Options(NetworkOptions):
+    vni: Vni = Field(default=None, description="Its number")
+
+
+class Routes(NetworkDriver[Options]):
     '''Routes to the other hosts.'''
 
     caps = NetworkCaps(scope="global", hosts=True)
@@ -56,6 +60,18 @@ class Reconciler:
         with self.lock:
             self.plans.pop(owner, None)
         return []
+
+    def apply_all(self, plans):
+        errors = {}
+        for owner, plan in plans.items():
+            try:
+                self.apply(owner, plan)
+            except ApplyFailed as err:
+                errors[owner] = err
+        return errors
+
+    def remove_all(self, owners):
+        return [difference for owner in owners for difference in self.remove(owner)]
 
     def adopt(self, owner, plan, *, sandbox=None):
         self.plans[owner] = plan
