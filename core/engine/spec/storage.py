@@ -20,6 +20,8 @@ from engine.spec.values import Frozen
 StorageOptionsT = TypeVar("StorageOptionsT", bound=StorageOptions, default=StorageOptions)
 """The model of a driver's options."""
 
+Data = TypeVar("Data", bytes, memoryview)
+
 ABSENT: Literal["absent"] = "absent"
 """The condition of a write that must make a new object. No store has this word as an etag: theirs are quoted or hex."""
 
@@ -121,6 +123,13 @@ class Store(ABC):
         Raises NotFound if there is no such object, and ShortRead where the answer has another length than that: the end
         of the object was passed, or the store ignores ranges. There is never a short answer.
         """
+
+    def view(self, key: str, start: int = 0, end: int | None = None) -> memoryview:
+        """Return the same as `get` for somebody who only passes the bytes on.
+
+        This default copies nothing of what `get` returns; a store whose client has memory of its own gives that.
+        """
+        return memoryview(self.get(key, start, end))
 
     @abstractmethod
     def put(
@@ -275,7 +284,7 @@ def check_range(start: int, end: int | None) -> None:
         raise InvalidParameter(f"{start} to {end} is no range of bytes")
 
 
-def exactly(data: bytes, size: int, key: str, *, driver: str = "") -> bytes:
+def exactly(data: Data, size: int, key: str, *, driver: str = "") -> Data:
     """Return what was read if it has the right length; raise ShortRead if not."""
     if len(data) != size:
         raise ShortRead(

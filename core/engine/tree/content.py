@@ -80,6 +80,10 @@ class Content:
         except (ValueError, KeyError, TypeError) as err:
             raise UnknownContent(f"its attribute {ATTRIBUTE} cannot be read: {err}") from err
 
+    def changed(self, facts: os.stat_result) -> bool:
+        """Return whether a file with this attribute has another size or time by now."""
+        return (facts.st_mtime_ns, facts.st_size) != (self.mtime, self.size)
+
     def missing(self) -> list[tuple[int, int]]:
         """Return the ranges (start, end) that are to be fetched, of at most `CHUNK` bytes."""
         have = self.chunks if self.boot == boot_id() else b""

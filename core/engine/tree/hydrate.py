@@ -1,7 +1,8 @@
 """Files are fetched when they are opened: who opens one that is not here waits until all of it is.
 
 A file is shown only when its own attribute says that it is filled. Whatever else is found (no attribute, one that
-cannot be read, an object that is gone or another one), the access fails with EIO. Files are fetched whole before
+cannot be read, an object that is gone), the access fails with EIO. If the object is another one than was listed, the
+file becomes a placeholder of that one while everybody waits. Files are fetched whole before
 anybody gets at them: a program that asks the file system where a file has holes (cp does) raises no event, and would
 take a part that is not fetched for zeroes.
 """
@@ -22,7 +23,7 @@ from engine.spec.storage import ShortRead
 from engine.tree import content as contents
 from engine.tree.content import UnknownContent
 from engine.tree.fanotify import DENIABLE, Group
-from engine.tree.filling import Filling, Range
+from engine.tree.filling import Changed, Filling, Range
 from engine.tree.fills import Fills
 from engine.tree.hydration import Site
 from engine.tree.quiet import QuietMount
@@ -36,6 +37,8 @@ _WINDOW = 8
 """Chunks of one file that are on their way at one time."""
 AHEAD_SIZE = 1 << 20
 """Bytes up to which a file is fetched ahead, when another small one of its directory is opened."""
+_RENEWALS = 8
+"""How often a file is begun again whose object somebody changes meanwhile."""
 _PAUSE = 0.25
 """Seconds after which a request that failed is tried again; twice as long each time, up to 16 times that."""
 Release = Callable[[int], None]
@@ -56,6 +59,7 @@ class _Job:
         self.ended = False
         self.moved = time.monotonic()
         self.tries = 0
+        self.renewals = 0
         self.error: Exception | None = None
 
 
@@ -254,9 +258,32 @@ class Hydrator:
                 self._group.unmark(job.fd)
             except (EngineError, OSError) as err:
                 error = err
+        if isinstance(error, (Changed, ShortRead)):
+            try:
+                if self._renew(job, filling):
+                    return
+            except (EngineError, OSError) as err:
+                error = err
         if isinstance(error, NotFound):
             self._site.gone(filling.content.key)
         self._end(job, error)
+
+    def _renew(self, job: _Job, filling: Filling) -> bool:
+        """Begin again with the object that is in the store now; False if it is the same, or changes all the time."""
+        job.renewals += 1
+        if self._closed or job.renewals > _RENEWALS:
+            return False
+        renewal = filling.renew()
+        if renewal is None:
+            return False
+        path = self._quiet.path_of(job.fd)
+        if path is not None:
+            self._site.renewed(path, renewal.before, renewal.after, old=renewal.old, new=renewal.new)
+        with self._lock:
+            job.error, job.ended, job.moved = None, False, time.monotonic()
+            job.todo.extend(filling.ranges)
+        self._go_on(job, filling)
+        return True
 
     def _end(self, job: _Job, error: Exception | None = None) -> None:
         code = 0

@@ -82,7 +82,16 @@ class Site(Protocol):
         """Say that the strategy itself changed a file: filled it (`hydrated`), or gave its content up.
 
         The journal takes the signature `after` if it had `before`; else somebody else changed the file, False is
-        returned, and the file counts as changed.
+        returned, and the file counts as changed. A crash of the machine may undo it until `keep_settled`.
+        """
+
+    def keep_settled(self) -> None:
+        """Return when what `settle` said is on the disk."""
+
+    def renewed(self, path: str, before: Signature, after: Signature, *, old: str, new: str) -> None:
+        """Say that a file without its content is now a placeholder of another object: of version `new`, not `old`.
+
+        The journal takes over what it had so; a file that was renamed has no version to be exchanged.
         """
 
     def gone(self, path: str) -> None:
@@ -157,6 +166,14 @@ class Hydration(ABC):
         """Return whether the strategy itself is changing an open file, or was when the helper ended: it is none.
 
         Such a file's times are not its own, and say nothing; `settle` follows.
+        """
+        return False
+
+    def written(self, descriptor: int) -> bool:
+        """Return whether a program has changed the content of an open file that is not known to be complete: never.
+
+        Such a file was complete, and the machine crashed before all of it was on the disk. It is to be uploaded, after
+        what is missing was fetched.
         """
         return False
 

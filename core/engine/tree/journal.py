@@ -1,7 +1,8 @@
 """The journal of a tree: what each file was when it last agreed with the store, and what is still to be done.
 
-SQLite in WAL mode with synchronous=FULL: a change is on the disk when `change` returns, and only then acted on. Changes
-of many threads that come together share one commit. The truth about local files is the files; the truth about objects
+SQLite in WAL mode with synchronous=FULL: a change is on the disk when `change` returns, and only then acted on (what a
+file's own attribute says as well need not wait for the disk). Changes of many threads that come together share one
+commit. The truth about local files is the files; the truth about objects
 is the store. The journal is what makes the difference between the two readable as "changed here" or "changed there".
 
 A journal that is damaged is set aside and begun anew, empty. That is safe: a file that it does not know is uploaded
@@ -133,8 +134,9 @@ NEVER = Signature(0, 0, 0, 0)
 class _Work:
     """A change that waits for its commit."""
 
-    def __init__(self, call: Callable[[Database], Any]) -> None:
+    def __init__(self, call: Callable[[Database], Any], durable: bool) -> None:
         self.call = call
+        self.durable = durable
         self.done = False
         self.result: Any = None
         self.error: Exception | None = None
@@ -174,13 +176,16 @@ class Journal:
 
     # Writing
 
-    def change(self, call: Callable[[Database], T]) -> T:
+    def change(self, call: Callable[[Database], T], *, durable: bool = True) -> T:
         """Run a change in a transaction and return its result when it is on the disk.
+
+        With `durable` False it is not waited for the disk: no end of a process undoes the change, but a crash of the
+        machine does unless a durable change has returned since.
 
         Changes that wait at the same time are committed together; a call may run twice, if another one of them raises.
         What the call raises is raised, and nothing of it has happened. Raises Unavailable when the disk is full.
         """
-        work = _Work(call)
+        work = _Work(call, durable)
         with self._gate:
             self._waiting.append(work)
         with self._writing:
@@ -205,6 +210,8 @@ class Journal:
     def _try(self, together: list[_Work]) -> Exception | None:
         """Run changes in one transaction; return what was raised, and then none of them has happened."""
         try:
+            durable = any(work.durable for work in together)
+            self._writer.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._writer.execute("BEGIN IMMEDIATE")
             for work in together:
                 work.result = work.call(self._writer)

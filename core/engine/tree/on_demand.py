@@ -174,6 +174,17 @@ class OnDemandHydration(Hydration):
             return False
         return found is not None and found.begun
 
+    def written(self, descriptor: int) -> bool:
+        """Return whether a file was filled, may not be on the disk, and differs from what it was filled with."""
+        try:
+            found = contents.read(descriptor)
+        except UnknownContent:
+            return False
+        facts = os.fstat(descriptor)
+        if found is None or found.where != "filled" or self._fills.present(found, facts.st_ino):
+            return False
+        return found.changed(facts)
+
     def usage(self) -> Usage:
         """Return how many bytes are held here; what programs write and remove is seen once a minute."""
         return Usage(self._evictor.usage())
@@ -189,8 +200,9 @@ class OnDemandHydration(Hydration):
 
     def _sync(self) -> None:
         try:
+            self._site.keep_settled()  # first: a file that is here after a crash must not look changed
             self._fills.sync()
-        except OSError as err:  # after a crash of the machine more is fetched again than has to be
+        except (EngineError, OSError) as err:  # after a crash of the machine more is fetched again than has to be
             log.warning("it cannot be written down what is on the disk: %s", err)
 
     def _keep_up(self) -> None:

@@ -91,7 +91,7 @@ class Placer:
         digest = hashlib.sha256()
         for start in range(0, entry.size, CHUNK):
             whole = entry.size <= CHUNK
-            data = self.store.get(entry.path) if whole else self.store.get(entry.path, start, self._end(entry, start))
+            data = self.store.view(entry.path) if whole else self.store.view(entry.path, start, self._end(entry, start))
             wanted = self._end(entry, start) - start
             if len(data) != wanted:
                 raise ShortRead(f"{entry.path!r} gave {len(data)} bytes instead of {wanted}", why="it was changed")
@@ -143,7 +143,27 @@ class Placer:
             journal.put(database, [row._replace(signature=after, hydrated=hydrated)])
             return True
 
-        return self._parts.journal.change(change)
+        # Who reads a file that was filled does not wait for the disk. After a crash of the machine the file's own
+        # attribute says whether its content is here, and a file that is then complete and unknown is compared.
+        return self._parts.journal.change(change, durable=not hydrated)
+
+    def keep_settled(self) -> None:
+        """Have the disk hold what was noted; see `Site.keep_settled`."""
+        self._parts.journal.change(lambda database: journal.write_note(database, "settled", str(time.time())))
+
+    def renewed(self, path: str, before: Signature, after: Signature, *, old: str, new: str) -> None:
+        """Note that a placeholder is of another object now; see `Site.renewed`."""
+        self.flush()
+
+        def change(database: Database) -> None:
+            row = journal.get(database, path)
+            if row is None or row.signature != before:
+                return
+            if row.version == old:
+                row = row._replace(version=new, digest="")
+            journal.put(database, [row._replace(signature=after)])
+
+        self._parts.journal.change(change)
 
     # For the tree
 
@@ -332,8 +352,7 @@ def _placed(blank: Row, staged: os.stat_result, fd: int, name: str, wanted: Attr
     return blank._replace(signature=signature, attributes=text)
 
 
-def _write(descriptor: int, data: bytes, start: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, start)
-        view, start = view[written:], start + written
+def _write(descriptor: int, data: memoryview, start: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, start)
+        data, start = data[written:], start + written

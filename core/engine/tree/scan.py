@@ -139,7 +139,7 @@ class Scanner:
             pass
 
     def _complete(self, path: str, row: Row | None) -> bool | None:
-        """Whether a file's content is here; None if it is just being fetched or given up.
+        """Whether a file's content is here, or was changed here; None if it is just being fetched or given up.
 
         Only a placeholder, or a file of unknown origin, is opened for that.
         """
@@ -151,7 +151,7 @@ class Scanner:
         except OSError:  # not there, or another thing, or refused: looked at again when it is read
             return row is None or row.hydrated
         try:
-            return None if hydration.changing(fd) else hydration.complete(fd)
+            return None if hydration.changing(fd) else hydration.complete(fd) or hydration.written(fd)
         finally:
             os.close(fd)
 

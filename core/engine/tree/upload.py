@@ -99,7 +99,7 @@ class Uploader:
             if not modes.S_ISREG(facts.st_mode):
                 return Outcome.DONE  # the next scan sees that, too
             if not self._parts.hydration.complete(fd):
-                return self._upload_placeholder(row)
+                return self._upload_placeholder(row, fd)
             with self._budget.of(min(facts.st_size, IN_MEMORY)):
                 return self._upload(row, fd, moving)
         except _Moving:
@@ -238,9 +238,9 @@ class Uploader:
             return None
         return copied if copied.size == source.size else None
 
-    def _upload_placeholder(self, row: Row) -> Outcome:
+    def _upload_placeholder(self, row: Row, fd: int) -> Outcome:
         """Bring a renamed file into the store whose content is not here: copied there, or fetched first."""
-        found = self._copy(row, "")
+        found = None if self._parts.hydration.written(fd) else self._copy(row, "")
         if found is None:
             self._parts.hydration.ensure(row.path)
             return Outcome.CHANGED

@@ -105,39 +105,43 @@ class ObstoreStore(Store):
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Return bytes `start` up to `end` (exclusive), or to the end."""
+        return bytes(self.view(key, start, end))
+
+    def view(self, key: str, start: int = 0, end: int | None = None) -> memoryview:
+        """Return the same where the client has it: for large reads the copy would cost as much as the transfer."""
         check_range(start, end)
         path, driver = self._path(key), self._translate.driver
         if start == end:
             if self.head(key) is None:
                 raise no_object(key, driver=driver)
-            return b""
+            return memoryview(b"")
         if end is None:
             return self._get_rest(key, path, start)
         return exactly(self._get_range(key, path, start, end), end - start, key, driver=driver)
 
-    def _get_rest(self, key: str, path: str, start: int) -> bytes:
+    def _get_rest(self, key: str, path: str, start: int) -> memoryview:
         if start:
             facts = self.head(key)
             if facts is None:
                 raise no_object(key, driver=self._translate.driver)
-            return self.get(key, start, max(start, facts.size))
+            return self.view(key, start, max(start, facts.size))
         import obstore
 
         with self._translate(f"reading {key!r}"):
             answer = obstore.get(self._store, path)
-            return exactly(bytes(answer.bytes()), answer.meta["size"], key, driver=self._translate.driver)
+            return exactly(memoryview(answer.bytes()), answer.meta["size"], key, driver=self._translate.driver)
 
-    def _get_range(self, key: str, path: str, start: int, end: int) -> bytes:
+    def _get_range(self, key: str, path: str, start: int, end: int) -> memoryview:
         import obstore
 
         with self._translate(f"reading {key!r}"):
             try:
-                return bytes(obstore.get_range(self._store, path, start=start, end=end))
+                return memoryview(obstore.get_range(self._store, path, start=start, end=end))
             except Exception:
                 # A range that begins behind the end is an error of the server's, in words of its own.
                 facts = self.head(key)
                 if facts is not None and start >= facts.size:
-                    return b""
+                    return memoryview(b"")
                 raise
 
     def put(

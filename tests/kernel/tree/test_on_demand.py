@@ -18,10 +18,11 @@ from tests.kernel.tree.on_demand_site import MTIME, TestSite, content, fill_stor
 
 from engine.spec.errors import Unavailable, Unsupported
 from engine.tree import content as contents
-from engine.tree import holder, selftest
+from engine.tree import filling, holder, selftest
 from engine.tree.beneath import lease
 from engine.tree.content import CHUNK
 from engine.tree.fills import Fills
+from engine.tree.listing import version_of
 from engine.tree.on_demand import OnDemandHydration
 
 BIG = 2 * CHUNK + 12345
@@ -280,13 +281,53 @@ def test_patience_ends_with_eio_and_the_next_one_succeeds(volume: Volume) -> Non
     assert volume.path("big").read_bytes() == FILES["big"]
 
 
-def test_an_object_that_is_gone_or_another_one_is_not_shown(volume: Volume) -> None:
+def test_an_object_that_is_gone_is_not_shown(volume: Volume) -> None:
     volume.site.store.inner.delete("small")
-    volume.site.store.inner.put("big", FILES["big"][:-1] + b"x")
-    for name in ("small", "big"):
-        done = run(READ, volume.path(name))
-        assert f"[Errno {errno.EIO}]" in done.stderr
+    assert f"[Errno {errno.EIO}]" in run(READ, volume.path("small")).stderr
     assert volume.site.missing == ["small"]
+
+
+CHANGED = {
+    "small": content(40, 21),
+    "big": content(BIG, 22),
+    "dir/true": b"",
+    "dir/page": content(CHUNK + 1, 24),
+    "deep/er/file": content(3 * CHUNK, 25),
+}
+"""Other objects of the same names: shorter, of the same length, empty, longer, and in parts instead of whole."""
+
+
+def change_objects(site: TestSite) -> dict[str, str]:
+    """Let somebody else write objects after the listing; return the digests."""
+    for name, data in CHANGED.items():
+        site.store.inner.put(name, data)
+    return {name: hashlib.md5(data).hexdigest() for name, data in CHANGED.items()}
+
+
+def test_an_object_that_was_changed_since_is_shown_as_it_is_now(volume: Volume) -> None:
+    digests = change_objects(volume.site)
+    for name, data in CHANGED.items():
+        assert digest(volume.path(name)) == digests[name], name
+        facts, stored = volume.path(name).stat(), volume.site.store.inner.head(name)
+        assert stored is not None
+        assert (facts.st_size, facts.st_mtime_ns) == (len(data), int((stored.mtime or 0) * 10**9)), name
+    found = {path: (old, new) for path, _, _, old, new in volume.site.renewals}
+    assert found.keys() == CHANGED.keys()
+    assert found["big"][1] == version_of(volume.site.store.inner.head("big"))  # type: ignore[arg-type]
+    after = {path: signature for path, _, signature, _, _ in volume.site.renewals}
+    assert {p: b for p, b, _, _ in volume.site.settled if p in after} == after
+
+
+@pytest.mark.parametrize("name", ["deep/er/file", "big", "small"])
+def test_a_helper_that_ends_while_a_file_becomes_another_one(volume: Volume, name: str, monkeypatch) -> None:
+    """Between the attribute and the length: whoever goes on fetches the new object, whole, and nothing of the old."""
+    digests = change_objects(volume.site)
+    with monkeypatch.context() as patch:
+        patch.setattr(filling.os, "ftruncate", lambda fd, size: (_ for _ in ()).throw(OSError(errno.EIO, "the end")))
+        assert f"[Errno {errno.EIO}]" in run(READ, volume.path(name)).stderr
+    volume.hydration.close()
+    volume.open(patience=5)
+    assert digest(volume.path(name)) == digests[name]
 
 
 @pytest.mark.parametrize("value", [None, b"", b"[]", b'{"v":2}', b"\xff"])

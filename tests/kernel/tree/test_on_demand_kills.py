@@ -1,13 +1,15 @@
 """Whatever is killed, at any moment: no read returns anything but the object's bytes. Errors and waits are allowed.
 
 The worker (which fetches, evicts and answers) and the holder are killed at random, alone and together, while processes
-read, map, execute and copy files, and write into some. This process has a copy of the group's descriptor, as a
-container's monitor has; without one, the worker and the holder are not killed together.
+read, map, execute and copy files, and write into some, and somebody else writes other objects of some names. This
+process has a copy of the group's descriptor, as a container's monitor has; without one, the worker and the holder are
+not killed together.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -70,7 +72,7 @@ def copied(path):
 def executed(path):
     code = subprocess.run([path]).returncode  # the script's interpreter opens it once more
     if code in (2, 126): raise OSError(errno.EIO, "exec")
-    return digests[os.path.relpath(path, root)] if code == 42 else f"exit code {code}"
+    return digests[os.path.relpath(path, root)][0] if code == 42 else f"exit code {code}"
 
 while True:
     if writes and random.random() < 0.05:
@@ -86,7 +88,7 @@ while True:
         name = "script" if act is executed else random.choice(names)
         try:
             found = act(f"{root}/{name}")
-            line = f"right {name} {act.__name__}" if found == digests[name] else f"BAD {name} {act.__name__} {found}"
+            line = f"right {name} {act.__name__}" if found in digests[name] else f"BAD {name} {act.__name__} {found}"
         except OSError as err:
             kind = "error" if err.errno in REFUSED else "BAD"
             line = f"{kind} {name} {act.__name__} {err}"
@@ -98,7 +100,14 @@ def _files() -> dict[str, bytes]:
     files = {f"small/{n}": content(random.Random(n).randrange(1, 90_000), n) for n in range(30)}
     files |= {f"w/{n}": content(20_000, 1000 + n) for n in range(60)}
     files |= {f"big{n}": content((9 << 20) + n, 2000 + n) for n in range(3)}
+    files |= {name: versions[0] for name, versions in _changing().items()}
     return files | {"script": b"#!/bin/sh\nexit 42\n"}
+
+
+def _changing() -> dict[str, list[bytes]]:
+    """Objects that somebody else writes again and again: what they are in turn, no two as long as each other."""
+    sizes = {"c/small": 30_000, "c/part": 7 << 20, "c/big": 9 << 20}
+    return {name: [content(size + 700_000 * n, 3000 + n) for n in range(4)] for name, size in sizes.items()}
 
 
 class Machine:
@@ -107,8 +116,10 @@ class Machine:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.files = _files()
-        self.digests = fill_store(base, self.files)
-        (base / "manifest").write_text(json.dumps(self.digests))
+        self.changing = _changing()
+        digests = {name: [digest] for name, digest in fill_store(base, self.files).items()}
+        digests |= {name: [hashlib.md5(v).hexdigest() for v in each] for name, each in self.changing.items()}
+        (base / "manifest").write_text(json.dumps(digests))
         self.log = base / "log"
         self.log.touch()
         self.held: Group | None = None
@@ -145,6 +156,11 @@ class Machine:
         with contextlib.suppress(FileNotFoundError, ValueError):
             return int((self.base / "run/holder.lock").read_text())
         return -1
+
+    def change(self, chance: random.Random) -> None:
+        """Be somebody else who writes an object."""
+        name = chance.choice(list(self.changing))
+        fill_store(self.base, {name: chance.choice(self.changing[name])})
 
     def read(self) -> None:
         for seed in range(READERS):
@@ -212,6 +228,8 @@ def check(machine: Machine) -> None:
         changed = data[:100] + b"WRITTEN" + data[107:]
         if name in written:
             assert found == changed, name
+        elif name in machine.changing:
+            assert found in machine.changing[name], name
         elif name.startswith("w/"):
             assert found in (data, changed), name
         else:
@@ -229,6 +247,7 @@ def test_any_process_is_killed_at_any_time(machine: Machine) -> None:
     kills = 0
     while kills < KILLS:
         time.sleep(chance.uniform(0, 0.12))
+        machine.change(chance)
         victims = chance.choice([["worker"], ["worker"], ["holder"], ["worker", "holder"], ["holder", "worker"]])
         for victim in victims:
             kill(machine.worker if victim == "worker" else machine.holder())
