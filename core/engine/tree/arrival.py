@@ -2,8 +2,10 @@
 
 An object of another version than the journal has is fetched where the local file is unchanged; where it is changed, its
 upload finds the conflict. An object that is gone takes the local file with it if that is unchanged; a changed one is
-uploaded as a new one. Files in use are left alone, and nothing at all is removed when the store looks as if it had lost
-everything: another bucket, or a disk that is not mounted.
+uploaded as a new one. Files in use are left alone. What was written or removed here while the store was listed is
+older in the listing than in the journal, and is left alone, too.
+
+Nothing at all is removed or replaced when the store is not the one that was written (see `engine.tree.lost`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from engine.spec.errors import InvalidParameter, NotFound
-from engine.tree import attributes, journal, sidecar
+from engine.tree import attributes, journal, lost, sidecar
 from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Attributes
 from engine.tree.beneath import name_in, rename_new
 from engine.tree.hydration import Entry, Signature
@@ -27,23 +29,25 @@ from engine.tree.names import sidecar_of, unnameable
 from engine.tree.parts import Parts
 from engine.tree.placing import Placer
 from engine.tree.sidecar import Document
+from engine.tree.written import Meanwhile
 
 log = logging.getLogger(__name__)
 
 NOT_SHOWN = "objects that are no files here"
 """Topic of notes on keys that cannot be paths."""
 UNREADABLE = "sidecars that cannot be read"
-LOST = "the store has lost what it had"
 _THREADS = 16
 
 
 class Arrival:
     """One listing, and what follows from it."""
 
-    def __init__(self, parts: Parts, placer: Placer, found: Listing) -> None:
+    def __init__(self, parts: Parts, placer: Placer, found: Listing, meanwhile: Meanwhile) -> None:
+        """`meanwhile`: what was written and removed here since the listing was begun."""
         self._parts = parts
         self._placer = placer
         self._found = found
+        self._meanwhile = meanwhile
         self._old = parts.journal.directories()
         self._new: dict[str, tuple[DirectoryRow, Document]] = {}
 
@@ -53,36 +57,35 @@ class Arrival:
         health.clear(NOT_SHOWN)
         for key, why in self._found.problems.items():
             health.note(NOT_SHOWN, key, why)
-        lost = self._lost()
-        health.trouble("lost", lost)
         self._read_sidecars()
-        if not lost:
+        keep = self._lost()
+        if not keep:
             self._remove_files()
         self._make_directories()
-        self._make_links()
-        self._fetch()
+        self._make_links(remove=not keep)
+        self._fetch(replace=not keep)
         self._change_attributes()
-        self._finish_directories(remove=not lost)
+        self._finish_directories(remove=not keep)
         self._change(self._note_sidecars)
 
     def _note_sidecars(self, database: Database) -> None:
+        other, root = self._parts.journal.note(sidecar.LOST), self._old.get("")
         for row, _ in self._new.values():
-            journal.note_sidecar(database, row)
+            if row.path or not other:  # by the root's the store would be known from now on
+                journal.note_sidecar(database, row)
+        if root and root.version and "" not in self._found.sidecars and not other:
+            journal.forget_sidecar(database, "")  # somebody removed it alone: a new one may be written
 
-    def _lost(self) -> str:
-        known = [r.path for r in self._parts.journal.rows("clean") if r.kind == "file" and r.version]
-        marker = self._old.get("")
-        gone = bool(marker and marker.version and "" not in self._found.sidecars)
-        if not known or not (gone or not self._found.files):
-            return ""
-        missing = sum(path not in self._found.files for path in known)
-        if not missing:
-            return ""
-        log.error("%s: %d of %d objects", LOST, missing, len(known))
-        return (
-            f"{missing} of {len(known)} objects are gone from the store, and so is its sidecar; nothing is removed. "
-            "Is it the right bucket, is its disk mounted? A file is stored again when it is changed (touch)"
-        )
+    def _lost(self) -> bool:
+        """Whether the store is not the one that was written, and lacks objects."""
+        root, found = self._old.get(""), self._found
+        now = self._document("") if "" in found.sidecars else sidecar.EMPTY
+        paths = lost.missing(self._parts.journal, found, self._meanwhile.written)
+        if lost.is_known(root, self._known(""), now, found):
+            paths = []
+        why = lost.note(self._parts.journal, paths)
+        self._parts.health.trouble("lost", why)
+        return bool(why)
 
     # Sidecars
 
@@ -139,22 +142,25 @@ class Arrival:
         for row in list(self._parts.journal.rows("clean", "remote")):
             if row.kind != "file" or row.path in self._found.files or not (row.version or row.state == "remote"):
                 continue
+            if row.path in self._meanwhile.written:
+                continue
             if row.state == "remote":
                 self._change(partial(journal.drop, paths=[row.path]))
             elif self._placer.remove(row):
                 self._parts.hydration.forget(row.path)
-        gone = {r.path for r in self._parts.journal.pending() if r.version and r.path not in self._found.files}
+        pending = [r for r in self._parts.journal.pending() if r.path not in self._meanwhile.written]
+        gone = {r.path: r.version for r in pending if r.version and r.path not in self._found.files}
 
         def renew(database: Database) -> None:
-            for path in gone:
+            for path, version in gone.items():
                 row = journal.get(database, path)
-                if row is not None and row.kind == "file":
-                    journal.put(database, [row._replace(version="", digest="", sent="", state="dirty")])
+                if row is not None and row.state in ("dirty", "uploading") and row.version == version:
+                    journal.put(database, [row._replace(version="", digest="")])
 
         if gone:
             self._change(renew)
 
-    def _fetch(self) -> None:
+    def _fetch(self, *, replace: bool) -> None:
         wanted: list[Entry] = []
         links: list[Entry] = []
         fresh: list[Row] = []
@@ -162,12 +168,16 @@ class Arrival:
         removing = {r.path: r for r in self._parts.journal.removals()}
         for path, remote in self._found.files.items():
             row, removal = rows.get(path), removing.get(path)
+            if path in self._meanwhile.written or path in self._meanwhile.removed:
+                continue
             if removal is not None:
                 if removal.version == remote.version or removal.sent:
                     continue  # removed here: it will be there
                 self._parts.health.note("removed here, changed elsewhere", path, "the object is kept")
                 self._change(partial(journal.end_removal, removal=removal))
             if row is not None and (row.kind != "file" or row.state not in ("clean", "remote")):
+                continue
+            if row is not None and row.state == "clean" and not replace:
                 continue
             here = row is not None and (row.hydrated or not self._parts.hydration.whole)
             if here and row is not None and row.state == "clean" and row.version == remote.version:
@@ -231,7 +241,7 @@ class Arrival:
 
     def _make_directories(self) -> None:
         rows = []
-        for directory in sorted(self._found.directories()):
+        for directory in sorted(self._found.without(self._meanwhile.removed).directories()):
             known = self._parts.journal.row(directory)
             if known is not None and known.kind == "directory":
                 continue
@@ -269,13 +279,15 @@ class Arrival:
         self._change(change)
         return True
 
-    def _make_links(self) -> None:
+    def _make_links(self, *, remove: bool) -> None:
         for directory in self._new:
             then, now = (d.get("entries", {}) for d in (self._known(directory), self._document(directory)))
             rows = self._parts.journal.children(directory)
             for name in {**then, **now}:
                 path = f"{directory}/{name}" if directory else name
                 if "/" in name or unnameable(name) or then.get(name) == now.get(name):
+                    continue
+                if not remove and name in then:
                     continue
                 if "symlink" in (_type(then.get(name)), _type(now.get(name))) and path not in self._found.files:
                     self._make_link(path, rows.get(path), then.get(name), now.get(name))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from engine.spec.storage import Stat, Store
-from engine.tree.names import SIDECAR, unnameable
+from engine.tree.names import SIDECAR, sidecar_of, unnameable
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,12 @@ class Listing(NamedTuple):
     """Directories that have one, and its version."""
     problems: Mapping[str, str]
     """Keys that cannot be files here, and why. They stay as they are."""
+
+    def without(self, keys: Collection[str]) -> Listing:
+        """Return the same without some objects."""
+        files = {path: remote for path, remote in self.files.items() if path not in keys}
+        sidecars = {path: version for path, version in self.sidecars.items() if sidecar_of(path) not in keys}
+        return self._replace(files=files, sidecars=sidecars)
 
     def directories(self) -> set[str]:
         """Return all directories that something is in, and those that have a sidecar; without the root."""

@@ -10,6 +10,7 @@ from engine.tree.beneath import Root
 from engine.tree.health import Health
 from engine.tree.hydration import Hydration
 from engine.tree.journal import Journal
+from engine.tree.written import Written
 
 
 @dataclass(frozen=True)
@@ -23,5 +24,6 @@ class Parts:
     journal: Journal
     hydration: Hydration
     health: Health
+    written: Written
     host: str
     """A short name for conflict copies."""

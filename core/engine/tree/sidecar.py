@@ -3,7 +3,7 @@
 The object `DIRECTORY/.engine-attributes.json` has the directory's own attributes, those of its files, its symbolic
 links, and by its existence an empty directory. It is JSON, sorted, one file after the other, for people to read:
 
-    {"about": "...", "format": 1,
+    {"about": "...", "format": 1, "store": "...",
      "directory": {"type": "directory", "mode": "0755", "uid": 0, "gid": 0, "mtime": "1700000000.123456789"},
      "entries": {
         "a.txt": {"etag": "...", "sha256": "...", "mode": "0644", "uid": 0, "gid": 0, "mtime": "...",
@@ -14,13 +14,18 @@ links, and by its existence an empty directory. It is JSON, sorted, one file aft
 Each file is an object of its own under its name, also every name of a hard-linked one: other tools need none of
 this. `etag` says which object `sha256` and `mtime` are of: if somebody else wrote it since, they do not count. A
 sidecar is written on the condition that nobody else wrote it; where somebody did, the two are merged, name by name.
+
+The sidecar of the root is also how a store is known again. It has a random name for it (`store`) from the first write
+on, and one that is gone, or has another name, is not written anew by who knew it: that the store is not what it was
+must stay visible, also where a server makes a deleted bucket again with the next write. The next listing decides.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.spec.errors import Conflict, InvalidParameter, NotFound, Unavailable
@@ -30,6 +35,7 @@ from engine.tree.attributes import Attributes
 from engine.tree.journal import DirectoryRow, Journal
 from engine.tree.listing import version_of
 from engine.tree.names import sidecar_of
+from engine.tree.written import Written
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,8 @@ MERGED = "merged"
 """Stands for the version of a sidecar that has more in it than is local: no object has it."""
 Document = Mapping[str, Any]
 EMPTY: Document = {}
+LOST = "lost"
+"""Note in the journal, not empty while the store has lost what it had."""
 
 
 def parse(text: str | bytes) -> Document:
@@ -56,9 +64,9 @@ def parse(text: str | bytes) -> Document:
         raise InvalidParameter("a sidecar cannot be read", why=str(err)) from err
 
 
-def spell(entries: Mapping[str, Any], directory: Any) -> str:
-    """Return the text of a sidecar."""
-    found: dict[str, Any] = {"about": _ABOUT, "format": FORMAT}
+def spell(entries: Mapping[str, Any], directory: Any, store: str = "") -> str:
+    """Return the text of a sidecar; `store` is the store's name in that of the root."""
+    found: dict[str, Any] = {"about": _ABOUT, "format": FORMAT, **({"store": store} if store else {})}
     if directory is not None:
         found["directory"] = directory
     return json.dumps({**found, "entries": dict(sorted(entries.items()))}, indent=1, ensure_ascii=True) + "\n"
@@ -78,6 +86,11 @@ def entry_of(document: Document, name: str, version: str) -> tuple[Attributes, s
     return attributes, str(found.get("sha256", ""))
 
 
+def store_of(document: Document) -> str:
+    """Return the random name that the root's sidecar gives its store; "" if it gives none."""
+    return str(document.get("store", ""))
+
+
 def merge(base: Document, ours: Document, theirs: Document) -> Document:
     """Return what both sides mean, name by name: where both changed the same, ours."""
     names = {*ours.get("entries", {}), *theirs.get("entries", {})}
@@ -94,22 +107,26 @@ def merge(base: Document, ours: Document, theirs: Document) -> Document:
 class Sidecars:
     """Writes sidecars from the journal."""
 
-    def __init__(self, store: Store, records: Journal) -> None:
+    def __init__(self, store: Store, records: Journal, written: Written, doubt: Callable[[], object]) -> None:
+        """`doubt` is called when the store is not the one that was written: it should be listed."""
         self._store = store
         self._journal = records
+        self._written = written
+        self._doubt = doubt
 
     def write(self, directory: str) -> None:
         """Make a directory's sidecar say what the journal says. Raises what the store raises."""
         noted = self._journal.directory(directory)
-        if noted is None:
+        if noted is None or (not directory and self._journal.note(LOST)):
             return
         own = self._journal.row(directory)
         if directory and (own is None or own.kind != "directory"):
             self._remove(noted)
             return
         ours = self._document(directory, json.loads(own.attributes) if own else None)
-        base = _document_of(noted)
-        own_text = text = spell(ours["entries"], ours["directory"])
+        base, known = _document_of(noted), noted.version
+        name = "" if directory else store_of(base) or uuid.uuid4().hex
+        own_text = text = spell(ours["entries"], ours["directory"], name)
         for _ in range(_TRIES):
             if text == noted.document and noted.version:
                 break
@@ -120,8 +137,15 @@ class Sidecars:
                 break
             except Conflict:
                 theirs, version = self._read(directory)
-                merged = merge(base, ours, theirs)
-                text = spell(merged["entries"], merged["directory"])
+                if known and not directory and (not version or store_of(theirs) != store_of(base)):
+                    log.warning("the store is not the one that was written: its sidecar is gone, or of another one")
+                    self._doubt()
+                    return
+                name = name and (store_of(theirs) or name)
+                own_text = spell(ours["entries"], ours["directory"], name)
+                # One that is gone says nothing of its files: that they are gone, too, only a listing says.
+                merged = merge(base, ours, theirs) if version else ours
+                text = spell(merged["entries"], merged["directory"], name)
                 noted = noted._replace(version=version)
         else:
             raise Unavailable(f"the sidecar of {directory or '/'} cannot be written", why="others always come first")
@@ -171,6 +195,7 @@ class Sidecars:
             facts = self._store.head(sidecar_of(noted.path))
             if facts is not None and version_of(facts) == noted.version:
                 self._store.delete(facts.key)
+                self._written.removed(facts.key)
         self._journal.change(lambda database: journal.drop_sidecar(database, noted))
 
 

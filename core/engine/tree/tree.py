@@ -42,6 +42,7 @@ from engine.tree.sidecar import Sidecars
 from engine.tree.transfers import Key, Transfers
 from engine.tree.upload import Uploader
 from engine.tree.watch import Watch
+from engine.tree.written import Written
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ _SCAN_SHARE = 20
 _TOGETHER = 0.05
 """Seconds in which hints are collected."""
 _RELIST = 15.0
-"""Seconds between tries to list a store that could not be listed when the tree was opened."""
+"""Seconds between tries to list a store that could not be listed, or is not what it was."""
 _READY = "ready"
 _END = 5.0
 """Seconds for threads to end."""
@@ -70,9 +71,12 @@ class Tree:
         self._host = host
         self._chosen = hydration
         self._health = Health()
+        self._written = Written()
         self._state: TreeState = "loading"
         self._wake = threading.Event()
         self._ending = threading.Event()
+        self._unlisted = threading.Event()
+        """The store is to be listed again."""
         self._scanning = threading.Lock()
         self._seen_removal = 0
         self._opened = False
@@ -107,23 +111,25 @@ class Tree:
         self._cleanup.callback(self._watch.close)
         self._scanner = Scanner(self._parts, self._watch)
         uploader = Uploader(self._parts, Conflicts(self._parts, self._placer))
-        self._transfers = Transfers(self._parts, uploader, Sidecars(self._store, records))
+        sidecars = Sidecars(self._store, records, self._written, self._doubt)
+        self._transfers = Transfers(self._parts, uploader, sidecars)
         self._scan(deep=True)
-        listed = self._list()
+        self._list()
         self._scan(deep=True)
         self._transfers.refresh([r.path for r in records.pending()], delay=0.0, settled=records.last_removal())
         self._transfers.start()
         self._cleanup.callback(lambda: self._transfers.close(_END))
         self._state = "ready"
         self._opened = True
-        keeper = threading.Thread(target=self._keep, args=(listed,), name="tree", daemon=True)
+        keeper = threading.Thread(target=self._keep, name="tree", daemon=True)
         keeper.start()
         self._cleanup.callback(lambda: keeper.join(_END))
 
     def _assemble(self, root: Root, records: Journal) -> Parts:
         return Parts(
-            root, _staging(self._resource, root), self._store, records, self._hydration, self._health, self._host
-        )
+            root, _staging(self._resource, root), self._store, records, self._hydration, self._health, self._written,
+            self._host,
+        )  # fmt: skip
 
     def _make_hydration(self, root: Root) -> Hydration:
         if self._resource.mode == "sync":
@@ -150,22 +156,29 @@ class Tree:
             self._hydration.start(self._placer)
         self._cleanup.callback(self._hydration.close)
 
-    def _list(self) -> bool:
-        """Bring in what changed in the store; return whether that could be done."""
+    def _list(self) -> None:
+        """Bring in what changed in the store; if that cannot be done, it is to be done later."""
+        self._unlisted.clear()
         try:
-            found = listing.read(self._store, self._show_listing)
-            Arrival(self._parts, self._placer, found).apply()
-        except (Unavailable, Forbidden, NotFound) as err:
-            if not self._parts.journal.note(_READY):
+            with self._written.meanwhile() as meanwhile:
+                found = listing.read(self._store, self._show_listing)
+                Arrival(self._parts, self._placer, found, meanwhile).apply()
+        except Exception as err:
+            self._unlisted.set()
+            if not isinstance(err, (Unavailable, Forbidden, NotFound)) or not self._parts.journal.note(_READY):
                 raise
             log.warning("the store cannot be listed, local files are served: %s", err)
             self._health.trouble("listing", str(err))
-            return False
+            return
         finally:
             self._health.progress = None
         self._health.trouble("listing", "")
         self._parts.journal.change(lambda database: journal.write_note(database, _READY, "1"))
-        return True
+
+    def _doubt(self) -> None:
+        """List the store soon: it is not as it should be."""
+        self._unlisted.set()
+        self._wake.set()
 
     def _show_listing(self, number: int) -> None:
         self._health.progress = TreeProgress(step="listing", done=number, unit="files")
@@ -175,26 +188,29 @@ class Tree:
     def _scan(self, *, deep: bool, directories: frozenset[str] = frozenset()) -> Found:
         """Scan, and hand over what was found. A removal may be carried out when a later scan has begun."""
         with self._scanning:
+            if self._ending.is_set():
+                raise Unavailable(f"{self._resource.path} cannot be looked through", why="its helper is ending")
             settled = self._seen_removal
             found = self._scanner.everything() if deep else self._scanner.some(directories)
             self._seen_removal = self._parts.journal.last_removal()
         self._transfers.refresh(found.files, delay=DELAYS[self._resource.durability], settled=settled)
         return found
 
-    def _keep(self, listed: bool) -> None:
+    def _keep(self) -> None:
         """Look for changes until the end."""
         next_scan, next_list = time.monotonic(), time.monotonic() + _RELIST
         while not self._ending.is_set():
-            self._wake.wait(max(0.0, min(next_scan, next_list if not listed else next_scan) - time.monotonic()))
+            next_look = min(next_scan, next_list) if self._unlisted.is_set() else next_scan
+            self._wake.wait(max(0.0, next_look - time.monotonic()))
             self._ending.wait(_TOGETHER)
             self._wake.clear()
             if self._ending.is_set():
                 return
             try:
                 next_scan = self._look(next_scan)
-                if not listed and time.monotonic() >= next_list:
+                if self._unlisted.is_set() and time.monotonic() >= next_list:
                     next_list = time.monotonic() + _RELIST
-                    listed = self._list()
+                    self._list()
                 self._health.trouble("scan", "")
             except (EngineError, OSError) as err:
                 log.warning("looking for changes failed: %s", err)
@@ -285,6 +301,8 @@ class Tree:
             self._opened = False
             self._ending.set()
             self._wake.set()
+            if self._scanning.acquire(timeout=_END):  # one that is under way reads what is closed now
+                self._scanning.release()
             self._cleanup.close()
         return left
 

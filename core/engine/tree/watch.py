@@ -42,6 +42,7 @@ class Watch:
         self._touched: set[str] = set()
         self._lost = False
         self._full = False
+        self._closed = False
         self._fd = int(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         if self._fd < 0:
             number = ctypes.get_errno()
@@ -51,13 +52,18 @@ class Watch:
         self._thread.start()
 
     def add(self, directory: int, path: str) -> None:
-        """Watch an open directory under its path in the tree. The same directory again only gets its new path."""
-        number = int(_libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % directory, _MASK))
-        if number >= 0:
-            with self._lock:
+        """Watch an open directory under its path in the tree. The same directory again only gets its new path.
+
+        Nothing happens after `close`: a scan may be under way at the end.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            number = int(_libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % directory, _MASK))
+            code = ctypes.get_errno()
+            if number >= 0:
                 self._paths[number] = path
-            return
-        code = ctypes.get_errno()
+                return
         if code not in (errno.ENOSPC, errno.ENOMEM):
             raise OSError(code, os.strerror(code), path)
         if not self._full:
@@ -75,8 +81,10 @@ class Watch:
         """End."""
         os.write(self._stop, b"x")
         self._thread.join()
-        for fd in (self._fd, self._stop, self._stop_read):
-            os.close(fd)
+        with self._lock:
+            self._closed = True
+            for fd in (self._fd, self._stop, self._stop_read):
+                os.close(fd)
 
     def _read_all(self) -> None:
         waiting = select.poll()

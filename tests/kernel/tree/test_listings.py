@@ -1,0 +1,158 @@
+"""What a listing may do to local files: of a store that is not the one that was written, and beside uploads."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tests.kernel.tree.fault_store import FaultStore, vanished
+from tests.kernel.tree.grounds import SECONDS, Place, keys, picture, store_of
+
+from engine.tree import tree as trees
+from engine.tree.watch import Watch
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(trees, "_RELIST", 0.05)
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(tmp_path, request):
+    if request.param == "memory":
+        return FaultStore(store_of(f"memory://{tmp_path.name}{os.getpid()}"))
+    return FaultStore(store_of(f"file://{tmp_path}/store", {"fsync": "false"}))
+
+
+def fill(root: Path) -> None:
+    for name in ("one", "d/two", "d/deep/three"):
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_bytes(name.encode())
+    (root / "d" / "link").symlink_to("two")
+
+
+def empty(store: FaultStore) -> None:
+    for stat in list(store.list()):
+        store.delete(stat.key)
+
+
+def wait_for(place: Place, words: str) -> None:
+    end = time.monotonic() + SECONDS
+    while words not in place.tree.status().reason:
+        assert time.monotonic() < end, place.tree.status()
+        time.sleep(0.02)
+
+
+LOST = "not the one that was written"
+
+
+def test_a_bucket_that_is_made_again_by_a_write_takes_no_local_file_with_it(tmp_path, store):
+    """As SeaweedFS does: a bucket that was deleted is there again, with what is written next, and nothing else."""
+    with Place(tmp_path, store) as place:
+        fill(place.path)
+        place.sync()
+        empty(store)
+        (place.path / "new").write_bytes(b"new")
+        (place.path / "d" / "new").write_bytes(b"new")
+        place.sync()
+        assert keys(store) == ["d/new", "new"]
+        wait_for(place, LOST)
+        before = picture(place.path)
+    for _ in range(2):  # it is not forgotten by being seen
+        with place.reopened() as again:
+            assert picture(again.path) == before
+            assert LOST in again.tree.status().reason
+            (again.path / "new").touch()
+            again.sync()
+            before = picture(again.path)
+    with place.reopened() as again:
+        for path in again.path.rglob("*"):
+            os.utime(path, follow_symlinks=False)
+        again.sync()
+    with place.reopened() as again:
+        again.sync()
+        assert again.tree.status().state == "ready"
+        with Place(tmp_path, store, "b") as other:
+            assert picture(other.path) == picture(again.path)
+
+
+def test_what_another_host_put_into_a_new_bucket_replaces_nothing(tmp_path, store):
+    with Place(tmp_path, store) as place:
+        fill(place.path)
+        place.sync()
+    empty(store)
+    with Place(tmp_path, store, "b") as other:
+        (other.path / "one").write_bytes(b"of another volume")
+        (other.path / "theirs").write_bytes(b"theirs")
+        other.sync()
+    with place.reopened() as again:
+        wait_for(again, LOST)
+        assert (again.path / "one").read_bytes() == b"one"
+        assert (again.path / "d" / "two").read_bytes() == b"d/two"
+        assert (again.path / "d" / "link").readlink() == Path("two")
+
+
+def test_what_another_host_removed_goes_and_a_sidecar_that_is_lost_alone_is_written_again(tmp_path, store):
+    with Place(tmp_path, store) as place:
+        fill(place.path)
+        place.sync()
+    store.delete(".engine-attributes.json")
+    with place.reopened() as again:
+        (again.path / "new").write_bytes(b"new")
+        again.sync()
+        assert store.head(".engine-attributes.json")
+        assert again.tree.status().state == "ready"
+    with Place(tmp_path, store, "b") as other:
+        for name in ("one", "new", "d/two", "d/deep/three"):
+            (other.path / name).unlink()
+        other.sync()
+    with place.reopened() as again:
+        assert [path for path in again.path.rglob("*") if path.is_file() and not path.is_symlink()] == []
+        assert again.tree.status().state == "ready"
+
+
+def test_what_is_uploaded_and_removed_while_a_store_is_listed_stays_so(tmp_path, store):
+    with Place(tmp_path, store) as place:
+        for name in ("changed", "removed/one", "back"):
+            (place.path / name).parent.mkdir(exist_ok=True)
+            (place.path / name).write_bytes(name.encode())
+        place.sync()
+    store.fault = vanished
+    seen = []
+
+    def work(what, key, call):
+        """The listing is older than what is done after it, and before it is used."""
+        found = call()
+        if what == "list" and not seen:
+            seen.append(1)
+            for name in ("new", "changed"):
+                (again.path / name).write_bytes(b"written meanwhile")
+            (again.path / "removed" / "one").unlink()
+            (again.path / "removed").rmdir()
+            assert again.tree.barrier(SECONDS) == 0
+        return found
+
+    with place.reopened() as again:
+        store.fault = work
+        end = time.monotonic() + SECONDS
+        while again.tree.status().state != "ready":
+            assert time.monotonic() < end, again.tree.status()
+            time.sleep(0.02)
+        again.sync()
+        files = {str(p.relative_to(again.path)): p.read_bytes() for p in again.path.rglob("*") if p.is_file()}
+        assert files == {"new": b"written meanwhile", "changed": b"written meanwhile", "back": b"back"}
+        assert not (again.path / "removed").exists()
+        assert {key: store.get(key) for key in keys(store)} == files
+        assert again.tree.status().conflicts == ()
+
+
+def test_a_watch_that_is_closed_is_not_added_to(tmp_path):
+    watch = Watch(lambda: None)
+    watch.close()
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        watch.add(fd, "")
+    finally:
+        os.close(fd)
