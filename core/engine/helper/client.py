@@ -9,18 +9,14 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from engine.helper.messages import error_of
+from engine.helper.messages import HelperGone, error_of
 from engine.helper.place import HelperPlace
-from engine.spec.errors import DeadlineExceeded, Internal, Unavailable
+from engine.spec.errors import DeadlineExceeded, Internal
 from engine.spec.trees import TreeStatus
 
 ANSWER_SECONDS = 5.0
 """For the answer to a question that needs no store. A helper that is started answers after its imports: below one."""
 _MOST_DESCRIPTORS = 16
-
-
-class HelperGone(Unavailable):
-    """There is no helper, or it ended before it answered."""
 
 
 class HelperClient:

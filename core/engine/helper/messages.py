@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engine.spec.errors import EngineError, Internal
+from engine.spec.errors import EngineError, Internal, Unavailable
+
+
+class HelperGone(Unavailable):
+    """There is no helper, or it ends or ended before it answered."""
+
+    kind = "helper-gone"
 
 
 def error_json(error: EngineError) -> dict[str, Any]:

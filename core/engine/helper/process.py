@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.helper.config import HelperConfig
-from engine.helper.messages import error_json
+from engine.helper.messages import HelperGone, error_json
 from engine.helper.place import HelperPlace
 from engine.plugins import Plugins
-from engine.spec.errors import DeadlineExceeded, EngineError, Internal, InvalidParameter, Unavailable
+from engine.spec.errors import DeadlineExceeded, EngineError, Internal, InvalidParameter
 from engine.spec.storage import Store
 from engine.spec.trees import SyncedTree, TreeStatus
 from engine.storage.stores import Stores
@@ -153,7 +153,7 @@ class Session:
             if self._failure is not None:
                 raise self._failure
             if self._closed.is_set():
-                raise Unavailable("the helper is ending")
+                raise HelperGone("the helper is ending")
             if not self._opened or self._tree is None:
                 raise DeadlineExceeded("the content is not local yet", why=f"not within {seconds:g} s")
             return self._tree

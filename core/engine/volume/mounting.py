@@ -90,6 +90,8 @@ class Mounting:
         """
         model = self._plugins.get(GROUP, driver).options_model
         parsed = self._with_encryption(parse_options(model, given, driver=driver))
+        self._leaving: set[str] = set()
+        """Volumes that a thread waits for to let go of them."""
         settled = self._plugins.call(GROUP, driver, "settle_volume", options=parsed)
         if settled is None:
             return parsed
@@ -214,7 +216,8 @@ class Mounting:
     def let_go(self, record: VolumeRecord, seconds: float) -> bool:
         """Release a volume that nobody uses when all of it is in its store, and tell whether it is so.
 
-        That is waited for so many seconds. Raises Conflict if something on the host keeps it busy.
+        That is waited for so many seconds; not by a second thread, whose helper would go under it. Raises Conflict if
+        something on the host keeps it busy.
         """
         begun = self._begun.get(record.id, 0)
         if not self.trees.drained(record, seconds):
@@ -225,6 +228,16 @@ class Mounting:
                 return False  # somebody has mounted it again, and may have written since
             self.release(now)
             self._store.write(now.with_(applied=None, exposed=False))
+        with self._store.lock(record.id):
+            if record.id in self._leaving:
+                return False
+            self._leaving.add(record.id)
+        try:
+            return self._release_drained(record, seconds)
+        finally:
+            self._leaving.discard(record.id)
+
+    def _release_drained(self, record: VolumeRecord, seconds: float) -> bool:
             return True
 
     def whole_plan(self, record: VolumeRecord) -> Plan:

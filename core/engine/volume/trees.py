@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from engine.helper.client import HelperClient, HelperGone
+from engine.helper.client import HelperClient
 from engine.helper.config import HelperConfig
 from engine.helper.launch import check_store
+from engine.helper.messages import HelperGone
 from engine.helper.place import HelperPlace
 from engine.reconcile.convergence import Report
 from engine.spec.errors import DeadlineExceeded, EngineError, InvalidParameter, Unavailable
@@ -39,6 +40,8 @@ DEGRADED_SECONDS = 2.0
 STATUS_SECONDS = 2.0
 """For a question that somebody waits for, with nothing to wait for."""
 _DEATHS = 3
+_END_SECONDS = 5.0
+"""For a helper that says that it is ending."""
 _REPORT_SECONDS = 10.0
 Progress = Callable[[TreeStatus], object]
 
@@ -61,6 +64,9 @@ class Repairer(Protocol):
 
     def repair(self, owner: str | None = None) -> Report:
         """Correct every difference that can be corrected."""
+
+    def plan_of(self, owner: str) -> Plan | None:
+        """Return what is wanted for an owner."""
 
 
 def trees_of(plan: Plan | None) -> tuple[SyncedTree, ...]:
@@ -137,7 +143,8 @@ class Trees:
             pause = min(pause * 1.5, 0.25)
 
     def _again(self, record: VolumeRecord, tree: SyncedTree, deaths: int, err: EngineError) -> None:
-        """Start a helper that ended. Raises Unavailable if that does not help."""
+        """Start a helper that ended, or is ending. Raises Unavailable if that does not help."""
+        HelperPlace(tree.run).gone(_END_SECONDS)
         if deaths > _DEATHS:
             raise Unavailable(
                 f"volume {record.name} cannot be used", driver=record.driver,
@@ -181,7 +188,8 @@ class Trees:
     def barrier(self, record: VolumeRecord, seconds: float, progress: Progress | None = None) -> int:
         """Wait until what is changed now is in the store; return how many changes are left after so many seconds.
 
-        Helpers that ended are started again. Raises Unavailable with the reason when a tree cannot be opened, or a
+        Helpers that ended are started again, but for those of a volume that was released meanwhile: that is done when
+        all of it is in the store. Raises Unavailable with the reason when a tree cannot be opened, or a
         helper does not answer.
         """
         end = time.monotonic() + seconds
@@ -203,6 +211,8 @@ class Trees:
                     raise
                 progress(TreeStatus(state="loading"))  # not open yet
             except HelperGone as err:
+                if self._reconciler.plan_of(record.owner) is None:
+                    return 0
                 deaths += 1
                 self._again(record, tree, deaths, err)
 

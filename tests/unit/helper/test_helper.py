@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from engine.helper.client import HelperClient, HelperGone
+from engine.helper.client import HelperClient
 from engine.helper.config import HelperConfig, HelperConfigs
-from engine.helper.messages import error_json, error_of
+from engine.helper.messages import HelperGone, error_json, error_of
 from engine.helper.place import HelperPlace
+from engine.helper.process import Session
 from engine.plugins import Plugins
 from engine.spec.errors import Conflict, DeadlineExceeded, Internal, NotFound
 from engine.spec.trees import StoreSpec
@@ -86,3 +89,11 @@ def test_a_helper_that_is_dead_or_silent(tmp_path: Path) -> None:
     listener.close()
     with pytest.raises(HelperGone):
         client.status()
+
+
+def test_a_helper_that_is_ending_says_so_and_not_that_the_store_is_unavailable() -> None:
+    session = Session(cast(Any, SimpleNamespace(tree=SimpleNamespace(path="/tree"))), cast(Any, None))
+    session.close(0.0)
+    with pytest.raises(HelperGone) as raised:
+        session.answer({"op": "barrier", "deadline": 5.0})
+    assert type(error_of(error_json(raised.value))) is HelperGone  # who asked starts it again

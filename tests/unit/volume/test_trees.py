@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +13,8 @@ from engine.spec.options import parse_options
 from engine.spec.resource import Plan
 from engine.spec.trees import StoreSpec, SyncedTree, TreeProgress, TreeStatus
 from engine.spec.volume import Volume, VolumePlan
-from engine.volume.trees import status_json, trees_of
+from engine.volume.record import VolumeRecord
+from engine.volume.trees import Trees, status_json, trees_of
 from engine.volume.vet import vet
 from engine_drivers.volume.remote import RemoteDriver, RemoteOptions
 
@@ -95,3 +97,14 @@ def test_the_worst_state_is_shown() -> None:
     assert (shown["State"], shown["Reason"], shown["Files"], shown["PendingFiles"]) == ("degraded", "no route", 4, 6)
     assert shown["Conflicts"] == ["a", "b"]
     assert shown["Progress"] == progress.model_dump()
+
+
+def test_a_barrier_of_a_volume_that_was_released_meanwhile_is_done(tmp_path: Path) -> None:
+    class Released:
+        def plan_of(self, owner: str) -> None:
+            return None
+
+    tree = SyncedTree(path="/data/v/tree", journal="/data/v/j", store=StoreSpec(url=URL), run=str(tmp_path))
+    plan = VolumePlan(plan=Plan.of(Directory(path=tree.path), tree), path=tree.path)
+    record = VolumeRecord(id="0" * 64, name="vol", driver="remote", created="", applied=plan)
+    assert Trees(cast(Any, None), cast(Any, Released())).barrier(record, 5.0) == 0
