@@ -15,7 +15,8 @@ from engine.reconcile import netns
 from engine.reconcile.applier import Tag
 from engine.reconcile.appliers import network_appliers
 from engine.reconcile.reconciler import Reconciler
-from engine.spec.links import Address, Bridge, Masquerade, PortMap, Route, Segment, Veth
+from engine.spec.firewall import Masquerade, PortMap, Segment
+from engine.spec.links import Address, Bridge, Route, Veth
 from engine.spec.resource import Plan, Resource
 
 NETWORK = Plan.of(

@@ -30,6 +30,7 @@ MODULES = {
     "storage": "Storage drivers",
     "resource": "Plans and resources",
     "links": "Resources of networks",
+    "firewall": "Resources of the firewall",
     "shim": "The host and children of its links",
     "mounts": "Resources of volumes",
     "trees": "Trees that are kept in stores",

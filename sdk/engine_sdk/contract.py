@@ -18,6 +18,7 @@ from engine.spec.errors import (
     Unavailable,
     Unsupported,
 )
+from engine.spec.firewall import Masquerade, PortMap, SealedPort, Segment
 from engine.spec.ipam import AddressRequest, IpamCaps, IpamDriver, Pool, PoolRequest, Taken
 from engine.spec.links import (
     Address,
@@ -30,13 +31,9 @@ from engine.spec.links import (
     Ipvlan,
     Link,
     Macvlan,
-    Masquerade,
     Neighbour,
-    PortMap,
     Redirect,
     Route,
-    SealedPort,
-    Segment,
     Shape,
     Sysctl,
     Veth,

@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.network.addresses import check_address
 from engine.network.model import Attachment, PortRequest, PortSpan, Protocol, PublishedPort
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
-from engine.spec.links import OpenPort, PortMap, Segment
+from engine.spec.firewall import OpenPort, PortMap, Segment
 from engine.spec.resource import Plan
 from engine.spec.values import family_of, pack
 

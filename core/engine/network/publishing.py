@@ -17,7 +17,7 @@ from engine.network.replanning import elect
 from engine.network.store import NetworkStore
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import InvalidParameter, NotFound, Unsupported
-from engine.spec.links import OpenPort, PortMap
+from engine.spec.firewall import OpenPort, PortMap
 from engine.spec.resource import Plan
 from engine.state import State
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
-from engine.spec import links
+from engine.spec import firewall, links
 from engine.spec.errors import DriverFault
 from engine.spec.network import Endpoint, Network, Peer
 from engine.spec.resource import Plan, Resource, kind_of
@@ -20,6 +20,8 @@ MOST_RESOURCES = 256
 """A plan of more is a driver's mistake."""
 HOST_SYSCTLS = frozenset({"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.all.forwarding"})
 """Parameters of the whole host that a driver may ask for: routing between links."""
+_CONTRACT = (links.__name__, firewall.__name__)
+"""Modules whose kinds are a driver's to return; others are the core's own, or of volumes."""
 SHORTEST_HOST_ROUTE = 8
 """A driver's route on the host covers no more than this prefix length allows."""
 
@@ -112,7 +114,7 @@ def _bounds_of_peer(network: Network) -> Bounds:
 
 def _check(resource: Resource, bounds: Bounds) -> None:
     kind = kind_of(resource.kind)
-    if kind is None or type(resource) is not kind or kind.__module__ != links.__name__:
+    if kind is None or type(resource) is not kind or kind.__module__ not in _CONTRACT:
         raise Refused(f"{type(resource).__name__} is no kind of resource that a network is made of")
     checks = list(_checks_of(kind))
     if not checks:
@@ -189,7 +191,7 @@ def _sysctl(resource: Resource, bounds: Bounds) -> None:
 
 
 def _masquerade(resource: Resource, bounds: Bounds) -> None:
-    assert isinstance(resource, links.Masquerade)
+    assert isinstance(resource, firewall.Masquerade)
     subnet = ip_network(resource.subnet)
     for prefix in bounds.subnets:
         other = ip_network(prefix)
@@ -199,7 +201,7 @@ def _masquerade(resource: Resource, bounds: Bounds) -> None:
 
 
 def _sealed_port(resource: Resource, bounds: Bounds) -> None:
-    assert isinstance(resource, links.SealedPort)
+    assert isinstance(resource, firewall.SealedPort)
     if resource.link != bounds.underlay:
         raise Refused("only by the underlay's link (network.underlay) may traffic of a port be kept from others")
 
@@ -209,11 +211,11 @@ _CHECKS: tuple[tuple[type[Resource], Callable[[Resource, Bounds], None]], ...] =
     (links.Veth, _veth),
     (links.Extern, _extern),
     *((kind, _on_link) for kind in (links.Address, links.Route, links.Neighbour, links.ForwardingEntry)),
-    *((kind, _on_link) for kind in (links.BridgePort, links.Shape, links.Segment, links.Redirect)),
+    *((kind, _on_link) for kind in (links.BridgePort, links.Shape, firewall.Segment, links.Redirect)),
     (links.Redirect, _redirect),
     (links.Route, _route),
     (links.Sysctl, _sysctl),
-    (links.Masquerade, _masquerade),
-    (links.SealedPort, _sealed_port),
+    (firewall.Masquerade, _masquerade),
+    (firewall.SealedPort, _sealed_port),
 )
 """What is checked for each kind; a kind that is not here (a published port) is no driver's to return."""

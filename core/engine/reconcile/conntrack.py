@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from engine.reconcile.rtnetlink import Message, NetlinkSocket, attr, attributes, nest
 from engine.reconcile.ruleset import is_everywhere
-from engine.spec.links import PortMap
+from engine.spec.firewall import PortMap
 from engine.spec.values import pack, unpack
 
 log = logging.getLogger("engine.reconcile")

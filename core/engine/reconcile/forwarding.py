@@ -13,7 +13,7 @@ from engine.reconcile.observation import number
 from engine.reconcile.rtnetlink import Message, NetlinkSocket, attr, attributes
 from engine.reconcile.ruleset import is_everywhere
 from engine.reconcile.settings import Settings
-from engine.spec.links import PortMap
+from engine.spec.firewall import PortMap
 from engine.spec.values import pack
 
 IPV4 = Path("/proc/sys/net/ipv4")

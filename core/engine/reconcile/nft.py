@@ -28,7 +28,7 @@ from engine.reconcile.ruleset import (
     script,
 )
 from engine.reconcile.settings import Settings
-from engine.spec.links import PortMap, Segment
+from engine.spec.firewall import PortMap, Segment
 from engine.spec.resource import Key, Resource
 
 _FAMILIES = frozenset({"segment", "masquerade", "port", "open-port", "sealed-port"})
@@ -223,7 +223,7 @@ class NftApplier:
         names = {item["set"]["name"] for item in listing or () if "set" in item}
         wrong = [] if listing is not None and {VERSION, fingerprint(listing)} <= names else ["rules"]
         wrong += [f"forwarding of IPv{family}" for family in families if not self._forwarding.is_on(family)]
-        return wrong if self._foreign.complete() else [*wrong, "rule in DOCKER-USER"]
+        return wrong + [f"rule in {chain}" for chain in self._foreign.incomplete()]
 
     def _ensure(self, batch: Sequence[Resource], *, anew: bool = False) -> None:
         """Make sure that the ruleset, and what it relies on, is there for these resources."""
@@ -266,7 +266,10 @@ class NftApplier:
         conntrack.forget_soon([item for item in flows if isinstance(item, PortMap)])
 
 
-_NAMED = frozenset({"segments", "internal", "closed", "same", "trusted", "routed4", "routed6"})
+_OF_A_SEGMENT = ("internal", "closed", "routed4", "routed6", "unprotected4", "unprotected6")
+"""Sets that the link of a segment may be in."""
+_NAMED = frozenset({"segments", "same", "trusted", *_OF_A_SEGMENT})
+"""Sets of names of links, which nft wants quoted."""
 
 
 def _plain(key: str) -> str:
@@ -277,7 +280,7 @@ def _optional(item: Resource) -> list[Element]:
     """Return the elements that a resource may have, depending on its fields."""
     if not isinstance(item, Segment):
         return []
-    return [Element(name, f'"{item.link}"') for name in ("internal", "closed", "routed4", "routed6")]
+    return [Element(name, f'"{item.link}"') for name in _OF_A_SEGMENT]
 
 
 def _operators_rules(listing: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from engine.spec.links import Masquerade, OpenPort, PortMap, SealedPort, Segment
+from engine.spec.firewall import Masquerade, OpenPort, PortMap, SealedPort, Segment
 from engine.spec.resource import Resource
 from engine.spec.values import IpAddress, Prefix, bits_of, family_of
 
@@ -57,6 +57,7 @@ def _sets() -> dict[str, tuple[str, str]]:
         sets |= {
             f"masquerade{digit}": ("set", f"type {address}; flags interval;"),
             f"routed{digit}": ("set", "type ifname;"),
+            f"unprotected{digit}": ("set", "type ifname;"),
             f"open{digit}": ("set", f"type {address} . {port}; flags interval;"),
             f"port{digit}": ("map", f"type {port} : {address} . inet_service;"),
             f"at{digit}": ("map", f"type {address} . {port} : {address} . inet_service;"),
@@ -94,6 +95,8 @@ def _rules() -> Iterable[tuple[str, str]]:
     yield "segment", "oifname @routed4 meta l4proto icmp jump passed"
     yield "segment", "oifname @routed6 meta l4proto ipv6-icmp jump passed"
     yield "segment", "iifname . oifname @trusted jump passed"
+    for digit, _, _ in (_IPV4, _IPV6):
+        yield "segment", f"meta nfproto ipv{digit} iifname != @segments oifname @unprotected{digit} jump passed"
     yield "segment", "oifname @segments drop"
     yield "segment", "jump passed"
     yield "passed", f"meta mark set meta mark or {MARK_PASSED} accept"
@@ -174,7 +177,7 @@ def families_of(item: Resource) -> set[int]:
         case OpenPort():
             return {family_of(item.address)}
         case Segment():
-            return {4, *item.routed}
+            return {4, *item.routed, *item.unprotected}
         case SealedPort():
             return set()
     return {4}
@@ -188,6 +191,7 @@ def elements(item: Resource) -> list[Element]:
             found = [Element("segments", name), Element("same", f"{name} . {name}")]
             found += [Element("internal", name)] if item.internal else []
             found += [Element(f"routed{family}", name) for family in item.routed]
+            found += [Element(f"unprotected{family}", name) for family in item.unprotected]
             found += [Element("trusted", f'"{link}" . {name}') for link in item.trusted]
             return found + ([] if item.inter_container else [Element("closed", name)])
         case Masquerade():

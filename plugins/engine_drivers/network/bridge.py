@@ -32,7 +32,7 @@ from engine_sdk import (
     default_route,
 )
 
-GatewayMode = Literal["nat", "routed", "isolated"]
+GatewayMode = Literal["nat", "nat-unprotected", "routed", "isolated"]
 
 
 def _names(value: object) -> object:
@@ -64,7 +64,8 @@ class BridgeOptions(NetworkOptions):
     )
     gateway_mode: GatewayMode = Field(
         default="nat",
-        description="nat: the outside sees the host's address. routed: it sees the containers' own, where their"
+        description="nat: the outside sees the host's address. nat-unprotected: so it does, and whoever has a route to"
+        " the containers' own reaches all their ports there. routed: the outside sees the containers' own, where their"
         " published ports are open. isolated: the host has no address on the bridge (for internal networks)",
     )
     gateway_mode_ipv4: GatewayMode | None = Field(
@@ -99,14 +100,15 @@ class BridgeDriver(NetworkDriver[BridgeOptions]):
         bridge, options = network.ifname, network.options
         if options.adopt:
             return Plan.of(Extern(name=bridge))
-        routed = [f for f in _families(network.subnets) if options.mode(f) == "routed" and not network.internal]
+        modes = {} if network.internal else {family: options.mode(family) for family in _families(network.subnets)}
         return Plan.of(
             Bridge(name=bridge, mac=network.mac, mtu=options.mtu or 1500),
             Segment(
                 link=bridge,
                 internal=network.internal,
                 inter_container=options.icc,
-                routed=routed,
+                routed=[family for family, mode in modes.items() if mode == "routed"],
+                unprotected=[family for family, mode in modes.items() if mode == "nat-unprotected"],
                 trusted=options.trusted_host_interfaces,
             ),
             [_no_check(bridge)] if 6 in _families(network.subnets) else [],
@@ -146,7 +148,7 @@ def _subnet(network: Network[BridgeOptions], subnet: Subnet) -> list[Resource]:
     if subnet.gateway_address and mode != "isolated":
         parts.append(Address(ns="host", link=network.ifname, address=subnet.gateway_address))
     if not network.internal:
-        nat = mode == "nat" and network.options.masquerade
+        nat = mode.startswith("nat") and network.options.masquerade
         parts.append(Masquerade(subnet=subnet.prefix) if nat else _forwarding(family))
     return parts
 

@@ -70,6 +70,12 @@ table ip filter {
     chain DOCKER-USER { return; }
 }
 """
+UFW = """
+table ip filter {
+    chain ufw-before-forward { ct state established,related accept; }
+    chain FORWARD { type filter hook forward priority filter; policy drop; jump ufw-before-forward; }
+}
+"""
 STRANGER = """
 table inet fortress {
     chain forward {
@@ -92,6 +98,17 @@ def test_traffic_passes_beside_dockerd(web: EngineHost) -> None:
         host.run("nft", "flush", "chain", "ip", "filter", "DOCKER-USER")  # dockerd is restarted
         until(lambda: table(host) in host.run("nft", "list", "table", "ip", "filter").stdout, "our rule, once more")
         assert reached(host, GATEWAY)
+    finally:
+        host.run("nft", "delete", "table", "ip", "filter")
+
+
+def test_traffic_passes_beside_a_firewall_that_drops_by_default(web: EngineHost) -> None:
+    host = web
+    host.run("nft", "-f", "-", input=UFW)
+    try:
+        until(lambda: table(host) in host.run("nft", "list", "table", "ip", "filter").stdout, "our rule in FORWARD")
+        assert reached(host, GATEWAY)
+        assert host.engine("exec", "web", "ping", "-c1", "-W5", GATEWAY, check=False).returncode == 0
     finally:
         host.run("nft", "delete", "table", "ip", "filter")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from engine.spec.firewall import Masquerade, PortMap, Segment
 from engine.spec.links import (
     Address,
     Bridge,
@@ -10,11 +13,8 @@ from engine.spec.links import (
     ForwardingEntry,
     Ifb,
     Macvlan,
-    Masquerade,
     Neighbour,
-    PortMap,
     Route,
-    Segment,
     Shape,
     Sysctl,
     Veth,
@@ -23,7 +23,7 @@ from engine.spec.links import (
 from engine.spec.resource import Plan, Resource
 
 
-def network(n: int = 9, **segment: bool) -> Plan:
+def network(n: int = 9, **segment: Any) -> Plan:
     """A bridge network with both families."""
     name = f"br{n}"
     return Plan.of(

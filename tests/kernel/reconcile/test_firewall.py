@@ -17,7 +17,7 @@ from tests.kernel.snapshot import assert_same, network
 from engine.reconcile import conntrack, netns
 from engine.reconcile.applier import Sandbox
 from engine.spec.errors import ApplyFailed
-from engine.spec.links import Masquerade, PortMap
+from engine.spec.firewall import Masquerade, PortMap
 from engine.spec.resource import Plan
 
 LAN_HOST, LAN_PEER = "198.51.100.1", "198.51.100.2"
@@ -240,6 +240,22 @@ def test_segments_are_kept_apart(host: Host) -> None:
         assert ask(LAN_PEER6, 80, a) == LAN_HOST6
 
 
+def test_an_unprotected_segment_is_open_to_whoever_has_a_route(host: Host) -> None:
+    outside = lan(host)
+    host.reconciler.apply("net:9", plans.network(unprotected=(4,)))
+    a, other = container(host, 2), container(host, 2, 8)
+    host.run("ip", "route", "add", "10.9.0.0/24", "via", LAN_HOST, sandbox=outside)
+    host.run("ip", "-6", "route", "add", "fd09::/64", "via", LAN_HOST6, sandbox=outside)
+    with server(a, 80):
+        assert ask("10.9.0.2", 80, outside) == LAN_PEER
+        assert ask("fd09::2", 80, outside, wait=0.3) is None
+        assert ask("10.9.0.2", 80, other, wait=0.3) is None
+        host.reconciler.apply("net:9", plans.network())
+        assert ask("10.9.0.2", 80, outside, wait=0.3) is None
+    with server(outside, 80):
+        assert ask(LAN_PEER, 80, a) == LAN_HOST
+
+
 def test_an_internal_segment_has_no_outside(host: Host) -> None:
     outside = lan(host)
     host.reconciler.apply("net:9", plans.network(internal=True))
@@ -290,7 +306,7 @@ def test_beside_dockerd(host: Host) -> None:
         assert ask(LAN_PEER, 80, a) == LAN_HOST
         host.run("nft", "flush chain ip filter DOCKER-USER")  # dockerd was restarted
         host.run("nft", "add rule ip filter DOCKER-USER return")
-        assert [d.fields for d in host.reconciler.diff()] == [{"rule in DOCKER-USER": (True, False)}]
+        assert [d.fields for d in host.reconciler.diff()] == [{"rule in ip filter DOCKER-USER": (True, False)}]
         assert host.reconciler.repair().ok
         assert ask(LAN_HOST, 8080, outside) == LAN_PEER
     for owner in ("ep:9:2", "net:9"):
@@ -298,6 +314,32 @@ def test_beside_dockerd(host: Host) -> None:
     assert len(host.reconciler.collect()) == 2
     assert host.run("nft", "list", "table", "ip", "filter") == theirs
     assert host.run("nft", "list", "tables").split() == ["table", "ip", "filter"]
+
+
+def test_beside_a_firewall_that_drops_by_default(host: Host) -> None:
+    """ufw, or anybody's `iptables -P FORWARD DROP`: its rules stand, its policy does not hit containers."""
+    outside = lan(host)
+    host.run("nft", "add table ip filter")
+    host.run("nft", "add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }")
+    host.run("nft", "add rule ip filter FORWARD tcp dport 81 drop")
+    theirs = host.run("nft", "list", "table", "ip", "filter")
+    a = container(host, 2, 9, plans.port(8080, 2), plans.port(8081, 2, target_port=81))
+    with server(a, 80), server(a, 81), server(outside, 80):
+        assert ask(LAN_HOST, 8080, outside) == LAN_PEER
+        assert ask(LAN_PEER, 80, a) == LAN_HOST
+        assert ask(LAN_HOST, 8081, outside, wait=0.3) is None
+        for change in ("add rule ip filter FORWARD tcp dport 82 drop", "flush chain ip filter FORWARD"):
+            host.run("nft", change)
+            assert [d.fields for d in host.reconciler.diff()] == [{"rule in ip filter FORWARD": (True, False)}]
+            assert host.reconciler.repair().ok
+            assert host.reconciler.diff() == []
+            assert ask(LAN_HOST, 8080, outside) == LAN_PEER
+        host.run("nft", "insert rule ip filter FORWARD tcp dport 81 drop")
+        assert ask(LAN_HOST, 8081, outside, wait=0.3) is None
+    for owner in ("ep:9:2", "net:9"):
+        host.reconciler.remove(owner)
+    assert len(host.reconciler.collect()) == 2
+    assert host.run("nft", "list", "table", "ip", "filter") == theirs
 
 
 def test_forwarding_keeps_a_default_route_that_was_learned(host: Host) -> None:

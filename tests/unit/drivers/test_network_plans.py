@@ -3,20 +3,8 @@
 import pytest
 
 from engine.spec.errors import InvalidParameter
-from engine.spec.links import (
-    Address,
-    Bridge,
-    BridgePort,
-    Extern,
-    Ipvlan,
-    Macvlan,
-    Masquerade,
-    Neighbour,
-    Route,
-    Segment,
-    Sysctl,
-    Veth,
-)
+from engine.spec.firewall import Masquerade, Segment
+from engine.spec.links import Address, Bridge, BridgePort, Extern, Ipvlan, Macvlan, Neighbour, Route, Sysctl, Veth
 from engine.spec.network import Endpoint, LinkFact, Network, Subnet
 from engine.spec.options import own_link_fields, parent_fields, parse_options
 from engine.spec.resource import Plan
@@ -99,6 +87,13 @@ def test_a_routed_bridge_opens_ports_and_hides_nothing():
     assert list(plan.by_kind(Masquerade)) == [Masquerade(subnet="fd00::/64")]
     inside = BridgeDriver().network_plan(network(options, internal=True))
     assert list(inside.by_kind(Segment)) == [Segment(link="br-1", internal=True, trusted=("up0", "up1"))]
+
+
+def test_an_unprotected_bridge_masquerades_and_lets_in():
+    options = BridgeOptions(gateway_mode_ipv4="nat-unprotected")
+    plan = BridgeDriver().network_plan(network(options))
+    assert list(plan.by_kind(Segment)) == [Segment(link="br-1", unprotected=(4,))]
+    assert len(list(plan.by_kind(Masquerade))) == 2
 
 
 def test_an_isolated_bridge_has_no_address_of_the_host():

@@ -7,18 +7,8 @@ from typing import Any
 import pytest
 
 from engine.spec.errors import InvalidParameter, Unavailable
-from engine.spec.links import (
-    Address,
-    Bridge,
-    BridgePort,
-    ForwardingEntry,
-    Neighbour,
-    Route,
-    SealedPort,
-    Segment,
-    Veth,
-    Vxlan,
-)
+from engine.spec.firewall import SealedPort, Segment
+from engine.spec.links import Address, Bridge, BridgePort, ForwardingEntry, Neighbour, Route, Veth, Vxlan
 from engine.spec.network import Endpoint, LinkFact, Network, Peer, Subnet
 from engine.spec.options import parse_options, wants_encryption
 from engine.spec.resource import Plan

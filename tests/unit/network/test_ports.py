@@ -5,7 +5,7 @@ import pytest
 from engine.network.model import PortRequest, PortSpan, PublishedPort
 from engine.network.ports import RUN, Ports, carve, port_resources, routed_families
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
-from engine.spec.links import OpenPort, PortMap, Segment
+from engine.spec.firewall import OpenPort, PortMap, Segment
 from engine.spec.resource import Plan
 
 V4 = {4: "10.0.0.2"}

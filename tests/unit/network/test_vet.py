@@ -6,19 +6,8 @@ import pytest
 
 from engine.network.vet import vet
 from engine.spec.errors import DriverFault
-from engine.spec.links import (
-    Address,
-    Bridge,
-    Extern,
-    Macvlan,
-    Masquerade,
-    PortMap,
-    Route,
-    Segment,
-    Sysctl,
-    Veth,
-    Vxlan,
-)
+from engine.spec.firewall import Masquerade, PortMap, Segment
+from engine.spec.links import Address, Bridge, Extern, Macvlan, Route, Sysctl, Veth, Vxlan
 from engine.spec.mounts import Directory
 from engine.spec.network import Endpoint, LinkFact, Network, Subnet
 from engine.spec.options import NetworkOptions

@@ -10,7 +10,8 @@ from engine.reconcile.failures import explain
 from engine.reconcile.libnft import NftError
 from engine.reconcile.rtnetlink import _ack, attr
 from engine.spec.errors import ApplyFailed, Conflict, Unavailable, Unsupported
-from engine.spec.links import Extern, Macvlan, Masquerade, Route
+from engine.spec.firewall import Masquerade
+from engine.spec.links import Extern, Macvlan, Route
 
 LINK = Macvlan(name="eth0", ns="sandbox", parent="p0", mode="passthru")
 

@@ -6,7 +6,8 @@ from tests.unit.reconcile.fakes import Early, Late, Thing
 from engine.reconcile.order import creation_order, dependents, removal_order, runs
 from engine.reconcile.wanted import Claim, Task
 from engine.spec.errors import InvalidParameter
-from engine.spec.links import Address, Bridge, BridgePort, Masquerade, PortMap, Route, Segment, Veth
+from engine.spec.firewall import Masquerade, PortMap, Segment
+from engine.spec.links import Address, Bridge, BridgePort, Route, Veth
 from engine.spec.resource import Plan
 
 

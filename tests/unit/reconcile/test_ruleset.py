@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.reconcile.ruleset import VERSION, Element, elements, families_of, fingerprint, read_elements, script
-from engine.spec.links import Masquerade, OpenPort, PortMap, SealedPort, Segment
+from engine.spec.firewall import Masquerade, OpenPort, PortMap, SealedPort, Segment
 
 GOLDEN = Path(__file__).parent / "golden" / "ruleset.nft"
 
@@ -30,6 +30,8 @@ CASES = [
     (Segment(link="br0"), ['segments "br0"', 'same "br0" . "br0"']),
     (Segment(link="br0", internal=True, inter_container=False),
      ['segments "br0"', 'same "br0" . "br0"', 'internal "br0"', 'closed "br0"']),
+    (Segment(link="br0", unprotected=(4, 6)),
+     ['segments "br0"', 'same "br0" . "br0"', 'unprotected4 "br0"', 'unprotected6 "br0"']),
     (Segment(link="br0", routed=(4, 6), trusted=("up0",)),
      ['segments "br0"', 'same "br0" . "br0"', 'routed4 "br0"', 'routed6 "br0"', 'trusted "up0" . "br0"']),
     (OpenPort(address="10.0.0.2", protocol="tcp", port=80), ["open4 10.0.0.2 . tcp . 80"]),

@@ -5,7 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from engine.spec.links import Address, Bridge, Extern, Macvlan, PortMap, Route, Sysctl, Veth
+from engine.spec.firewall import PortMap
+from engine.spec.links import Address, Bridge, Extern, Macvlan, Route, Sysctl, Veth
 from engine.spec.mounts import Bind, Directory, ImageMount, OverlayMount
 from engine.spec.resource import Opaque, Plan, Resource, load_resource
 
