@@ -173,18 +173,22 @@ class Engine:
         self.volumes.restore([*living, *working], [*(c.id for c in self._store.all()), *working])
         self.images.collect()
         self.doctor.collect()
-        self.doctor.mend()
+        well = not self.doctor.mend().errors
         self.networks.settle()
         self.clustering.start()
         self.containers.resume(living)
         self.jobs.restore()
-        self._watch = Watch(self.links, self._host_changed, self._settings)
+        self._watch = Watch(self.links, self._host_changed, self._settings, well=well)
 
-    def _host_changed(self, lost: Collection[str]) -> None:
-        """Somebody else changed the host's network: repair what is ours, and follow what is not."""
-        self.networks.follow_links()
-        remade = Doctor((self.links,)).mend(lost)
-        self.networks.announce({d.owner for d in remade if d.key[0] == "link"})
+    def _host_changed(self, lost: Collection[str]) -> bool:
+        """Somebody else changed the host's network: repair what is ours, and follow what is not.
+
+        Return whether all of it could be done.
+        """
+        followed = self.networks.follow_links()
+        report = Doctor((self.links,)).mend(lost)
+        self.networks.announce({d.owner for d in report.fixed if d.key[0] == "link"})
+        return followed and not report.errors
 
     def services(self) -> Services:
         """Return what the API serves."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from engine.api.services.data import JsonObject
 from engine.reconcile.applier import Difference
+from engine.reconcile.convergence import Report
 from engine.reconcile.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,14 @@ class Doctor:
             for difference in part.collect():
                 log.info("removed a leftover: %s", difference)
 
-    def mend(self, lost: Collection[str] = ()) -> list[Difference]:
+    def mend(self, lost: Collection[str] = ()) -> Report:
         """Repair the host's side; log and return what was done. `lost` are links that went away meanwhile."""
-        done: list[Difference] = []
+        whole = Report()
         for part in self._reconcilers:
             report = part.repair(lost=lost)
-            done += report.fixed
             for difference in report.fixed:
                 log.info("repaired: %s", difference)
             for difference in report.left:
                 log.warning("not repaired: %s", difference)
-        return done
+            whole = Report(whole.fixed + report.fixed, whole.left + report.left, whole.errors + report.errors)
+        return whole

@@ -23,7 +23,7 @@ from engine.container.times import now
 from engine.container.waiters import ExitResult, Waiters
 from engine.events import EventBus
 from engine.runtime.conmon import Conmon, exit_status
-from engine.spec.errors import Conflict, EngineError, NotFound
+from engine.spec.errors import Conflict, EngineError, Locked, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -165,10 +165,21 @@ class Lifecycle:
         return status.code, status.oom_killed
 
     def _start_again(self, container: Container) -> None:
-        try:
-            self.start(container, by_hand=False)
-        except EngineError as err:
-            log.warning("container %s could not be started again: %s", container.name, err)
+        """Start a container as its restart policy says, later if something that it needs is not there yet.
+
+        After a reboot a parent link, a DHCP server or a remote volume may be a while longer in coming than the daemon.
+        """
+        with self._store.lock(container):
+            try:
+                self.start(container, by_hand=False)
+            except EngineError as err:
+                log.warning("container %s could not be started again: %s", container.name, err)
+                waits = isinstance(err, Unavailable) and not isinstance(err, Locked)  # for a key: `start_waiting`
+                again = self._restarts.delay_after_failure(container) if waits else None
+                if again is not None and container.state.status == "exited":
+                    container.state.status = "restarting"
+                    self.note(container)
+                    self._restarts.set(container.id, again, lambda: self._start_again(container))
 
     def unwind(self, container: Container) -> None:
         """Take away everything that a run made. What cannot be is logged, and found again by the collector."""

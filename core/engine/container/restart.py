@@ -39,6 +39,12 @@ class RestartTimers:
 
     def delay(self, container: Container) -> float | None:
         """Return the seconds after which a container that just ended is to be started again, or None."""
+        if _seconds(container.state.started_at, container.state.finished_at) >= STABLE_AFTER:
+            self._delays.pop(container.id, None)
+        return self.delay_after_failure(container)
+
+    def delay_after_failure(self, container: Container) -> float | None:
+        """Return the same of a container that could not be started: however long it ran before does not count."""
         policy, state = container.host_config.restart_policy, container.state
         if state.stopped_by_hand or self._closed:
             return None
@@ -47,8 +53,6 @@ class RestartTimers:
                 return None
         elif policy.name not in ("always", "unless-stopped"):
             return None
-        if _seconds(state.started_at, state.finished_at) >= STABLE_AFTER:
-            self._delays.pop(container.id, None)
         delay = self._delays.get(container.id, FIRST_DELAY)
         self._delays[container.id] = min(delay * 2, LONGEST_DELAY)
         return delay

@@ -339,11 +339,14 @@ class NetworkManager:
                 done.append(self._attaching.attach(record.id, container, sandbox, settings, wanted, route))
                 self._told(record, done[-1], "connect")
             self._names.attached(container.id, sandbox)
+            if any(attachment.lease for attachment in done):  # only now is known where its router is
+                self._attaching.replanning.reroute(container.id)
+                self.publishing.follow(container.id)
         except BaseException:
             for attachment in reversed(done):
-                self._detach(attachment, namespace_gone=False)
+                self._detach(self._store.endpoint(attachment.id) or attachment, namespace_gone=False)
             raise
-        return [a for a in done if not self._is_gateway(a)]
+        return [self._store.endpoint(a.id) or a for a in done if not self._is_gateway(a)]
 
     def _is_gateway(self, attachment: Attachment) -> bool:
         return self._store.get(attachment.network).is_gateway
@@ -512,17 +515,20 @@ class NetworkManager:
             except EngineError as err:
                 log.error("the networks of container %s are not as they should be: %s", container.name, err)
 
-    def follow_links(self) -> None:
+    def follow_links(self) -> bool:
         """Go over to other plans where links that networks are on (parents) have changed, for example their addresses.
 
-        What cannot be done is logged: the links may change again.
+        Return whether all did. What cannot be done is logged: the links may change again.
         """
+        well = True
         for record in self._store.networks():
             if (record.links or record.scope == "global") and self._store.endpoints_of(record.id):
                 try:
                     self._attaching.replanning.follow_links(record.id)
                 except EngineError as err:
                     log.warning("network %s does not follow its links: %s", record.name, err)
+                    well = False
+        return well
 
     def announce(self, owners: Collection[str]) -> None:
         """Tell shared wires of endpoints whose links were made anew; `owners` is as in the reconciler's reports."""

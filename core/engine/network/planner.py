@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from engine.cluster.cluster import Cluster
 from engine.network import hostnet
 from engine.network.extras import extras
+from engine.network.hairpin import with_hairpin
 from engine.network.model import Attachment, NetworkRecord
 from engine.network.ports import routed_families
 from engine.network.underlay import Underlay
@@ -132,6 +133,8 @@ class Planner:
         if plan is None:
             raise DriverFault("endpoint_plan returned nothing", driver=network.driver)
         plan = _without_vlans(vet(plan, network, endpoint, driver=network.driver), network)
+        if self.caps(network.driver).ports:
+            plan = with_hairpin(plan, attachment.ifname)
         return plan + Plan.of(extras(plan, network, attachment))
 
     def reached_at(self, network: Network[Any], node: str, address: str) -> str:

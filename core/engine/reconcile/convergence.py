@@ -100,6 +100,8 @@ class Convergence:
                 todo = self._correctable(self._observe(run.owners, run.inside), run)
             self._correct([(task, d) for task, d in todo if d.state != "replace"], run)
             found = self._observe(run.owners, run.inside)
+        if run.failures:  # when it is tried again, the same sandboxes are looked into
+            self._look_inside |= {task.claim.owner for task, _ in found if task} & run.inside
         left = tuple(difference for _, difference in found)
         return Report(tuple(run.fixed.values()), left, tuple(run.failures.values()))
 

@@ -39,11 +39,13 @@ def conflicts(sandbox: Sandbox, link: str, addresses: Sequence[str]) -> dict[str
     """Ask on a link's wire who has these addresses (without prefix length); return the MAC address of whoever answers.
 
     The link must be up; none of the addresses may be its own yet. It takes `LISTEN_SECONDS`, less if all are answered.
-    Where the link has no carrier, nobody can answer, and nobody is disturbed.
+    Where the link has no carrier, or no addresses to resolve, nobody can answer, and nobody is disturbed.
     """
     found: dict[str, str] = {}
     with ExitStack() as stack:
         sockets = _sockets(stack, sandbox, link, addresses)
+        if not all(sock.resolves for sock in sockets.values()):
+            return found
         poll = select.poll()
         for sock in sockets.values():
             poll.register(sock, select.POLLIN)
@@ -64,6 +66,8 @@ def announce(sandbox: Sandbox, link: str, addresses: Sequence[str]) -> None:
     """
     with ExitStack() as stack:
         sockets = _sockets(stack, sandbox, link, addresses)
+        if not all(sock.resolves for sock in sockets.values()):
+            return
         for _ in range(ANNOUNCEMENTS):
             for address in addresses:
                 sock = sockets[bits_of(address)]

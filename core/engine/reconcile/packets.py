@@ -7,6 +7,7 @@ closed as soon as the exchange is over.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import socket
 import struct
 import threading
@@ -19,6 +20,7 @@ ETH_IP, ETH_ARP, ETH_IPV6 = 0x0800, 0x0806, 0x86DD  # linux/if_ether.h
 BROADCAST = b"\xff" * 6
 _SOL_PACKET, _ADD_MEMBERSHIP, _MR_MULTICAST = 263, 1, 0  # linux/if_packet.h
 _SO_ATTACH_FILTER = 26
+_SIOCGIFFLAGS, _IFF_NOARP = 0x8913, 0x80  # linux/sockios.h, linux/if.h
 Instruction = tuple[int, int, int, int]
 """Of a classic packet filter: code, jump if true, jump if false, operand (Documentation/networking/filter.rst)."""
 
@@ -39,6 +41,12 @@ class PacketSocket:
     def __exit__(self, *_: object) -> None:
         # Closing waits for a grace period of the kernel (10 ms), for which no start of a container need wait.
         threading.Thread(target=self._socket.close, name="close").start()
+
+    @property
+    def resolves(self) -> bool:
+        """Whether stations ask for each other's hardware addresses there; an ipvlan of mode l3, for one, has none."""
+        answer = fcntl.ioctl(self._socket, _SIOCGIFFLAGS, struct.pack("16s24x", self._link.encode()))
+        return not struct.unpack_from("16xH", answer)[0] & _IFF_NOARP
 
     def fileno(self) -> int:
         """Return the descriptor, for poll(2)."""

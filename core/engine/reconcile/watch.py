@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import select
 import socket
 import struct
@@ -18,8 +19,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from engine.reconcile import foreign_firewall
 from engine.reconcile import messages as m
-from engine.reconcile.foreign_firewall import CHAIN as DOCKER_USER
 from engine.reconcile.observation import number, read_link
 from engine.reconcile.reconciler import Reconciler
 from engine.reconcile.rtnetlink import SO_RCVBUFFORCE, NetlinkSocket, attributes, split, text
@@ -31,6 +32,8 @@ QUIET = 0.05
 """Seconds without a further event before the call: events come in bursts."""
 LONGEST = 0.5
 """Seconds after the first event when the call comes anyway."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
+"""Seconds after which a repair that failed is tried again; doubled each time."""
 NETLINK_NETFILTER, NFTABLES_GROUP = 12, 7
 LINK, NEIGHBOUR, QUEUE, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6 = 1, 3, 4, 5, 7, 9, 11
 _GROUPS = sum(1 << (group - 1) for group in (LINK, NEIGHBOUR, QUEUE, ADDRESS4, ROUTE4, ADDRESS6, ROUTE6))
@@ -44,17 +47,23 @@ NEW_LINK = 0xFFFFFFFF
 class Watch:
     """Calls back, in its own thread, when something that is wanted may have gone.
 
-    The argument is the names of links that went; hand it to `Reconciler.repair` as `lost`. Made and started in a
+    The argument is the names of links that went; hand it to `Reconciler.repair` as `lost`. The answer is whether all
+    is well; if it is not, the call comes again after a while, also without a further event. Made and started in a
     thread that is in the host's network namespace.
     """
 
     def __init__(
         self,
         reconciler: Reconciler,
-        on_change: Callable[[frozenset[str]], object],
+        on_change: Callable[[frozenset[str]], bool],
         settings: Settings | None = None,
+        *,
+        well: bool = True,
     ) -> None:
-        """`settings` are the kernel parameters that the reconciler's appliers set; None: they are not watched."""
+        """`settings` are the kernel parameters that the reconciler's appliers set; None: they are not watched.
+
+        `well` is the answer of a call that was made before there was a watch.
+        """
         self._reconciler = reconciler
         self._settings = settings
         self._on_change = on_change
@@ -64,6 +73,8 @@ class Watch:
         self._stop_read, self._stop_write = socket.socketpair()
         self._lost: set[str] = set()
         self._nft_touched = False
+        self._pause, self._again_at = FIRST_PAUSE, math.inf
+        self._note(well)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
@@ -82,7 +93,7 @@ class Watch:
             poll.register(self._settings, select.POLLIN)
         first: float | None = None
         while True:
-            ready = poll.poll(None if first is None else QUIET * 1000)
+            ready = poll.poll(self._patience() if first is None else QUIET * 1000)
             if any(descriptor == self._stop_read.fileno() for descriptor, _ in ready):
                 return
             relevant = False
@@ -91,16 +102,31 @@ class Watch:
             now = time.monotonic()
             if relevant and first is None:
                 first = now
-            if first is not None and (not relevant or now - first > LONGEST):
+            over = first is not None and (not relevant or now - first > LONGEST)
+            if over or (first is None and now >= self._again_at):
                 first = None
                 self._call()
+
+    def _patience(self) -> float | None:
+        """Return for how many milliseconds there is nothing to do without an event; None: for ever."""
+        return None if self._again_at == math.inf else max(0.0, self._again_at - time.monotonic()) * 1000
 
     def _call(self) -> None:
         lost, self._lost = frozenset(self._lost), set()
         try:
-            self._on_change(lost)
+            self._note(self._on_change(lost))
         except Exception:  # the watch must outlive a failed repair
             log.exception("a repair after a change of the host failed")
+            self._lost |= lost
+            self._note(False)
+
+    def _note(self, well: bool) -> None:
+        """Note whether all is well now, or when to try again."""
+        if well:
+            self._pause, self._again_at = FIRST_PAUSE, math.inf
+        else:
+            self._again_at = time.monotonic() + self._pause
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
     def _read(self, descriptor: int) -> bool:
         if self._settings and descriptor == self._settings.fileno():
@@ -172,8 +198,8 @@ class Watch:
         table = text(found.get(1))
         if message in (DELTABLE, DELCHAIN, NEWRULE, DELRULE, DELSET, DELSETELEM):
             self._nft_touched |= table == self._reconciler.tag.table
-        if message in (NEWCHAIN, DELRULE, DELCHAIN) and table == "filter":
-            self._nft_touched |= DOCKER_USER in (text(found.get(2)), text(found.get(3)))
+        if message in (NEWCHAIN, DELCHAIN, NEWRULE, DELRULE) and table == foreign_firewall.TABLE:
+            self._nft_touched |= not foreign_firewall.CHAINS.isdisjoint((text(found.get(2)), text(found.get(3))))
         return False
 
 

@@ -84,7 +84,8 @@ def test_a_machine_of_its_own(home: EngineHost) -> None:
 
 def test_a_parent_that_goes_and_comes(home: EngineHost) -> None:
     home.engine("network", "create", "-d", "macvlan", "-o", "parent=home0", *SUBNETS, "wire")
-    home.engine("run", "-d", "--name", "nas", "--network", "wire", "busybox", "sleep", "1000")
+    always = ["--restart", "always", "--ip", "198.51.100.50"]
+    home.engine("run", "-d", "--name", "nas", *always, "--network", "wire", "busybox", "sleep", "1000")
     own = address(home, "nas", "wire")
 
     def link() -> bool:
@@ -108,6 +109,16 @@ def test_a_parent_that_goes_and_comes(home: EngineHost) -> None:
     plug_in(home)
     until(link, "the link to come back", 10)
     until(lambda: home.engine("doctor", check=False).returncode == 0, "a healthy host", 10)
+    # After a reboot, at which the parent comes later than the daemon.
+    home.kill_daemon()
+    home.kill_containers()
+    home.run("ip", "link", "delete", "home0")
+    home.start_daemon()
+    until(lambda: "no link 'home0'" in home.engine("inspect", "nas").stdout, "the first attempt")
+    assert "Restarting" in home.engine("ps", "-a").stdout
+    plug_in(home)
+    until(link, "the container")
+    until(lambda: pings(home.run_lan, own), "a way to the container")
 
 
 @needs_dnsmasq
@@ -127,6 +138,7 @@ def test_dhcp(home: EngineHost) -> None:
                            "--net-opt", "ipam=dhcp", "busybox", "ip", "address", "show", "eth0")  # fmt: skip
         assert "inet 198.51.100.1" in done.stdout
         assert f"{own}/24" in home.engine("exec", "nas", "ip", "address").stdout
+        assert f"default via {ROUTER}" in home.engine("exec", "nas", "ip", "route").stdout
         assert " nas " in leases(home).read_text()
         assert reaches(home, "nas", HOST)
         assert reaches(home, "nas", ROUTER)

@@ -29,10 +29,11 @@ def until(condition, what: str, seconds: float = 10.0) -> float:
 def watched(host) -> Iterator[None]:
     """What the daemon does when the host changes."""
 
-    def changed(lost: frozenset[str]) -> None:
-        host.networks.follow_links()
+    def changed(lost: frozenset[str]) -> bool:
+        followed = host.networks.follow_links()
         report = host.reconciler.repair(lost=lost)
         host.networks.announce({d.owner for d in report.fixed if d.key[0] == "link"})
+        return followed and not report.errors
 
     watch = Watch(host.reconciler, changed)
     yield

@@ -89,13 +89,16 @@ def test_passthru_has_one_container(host, parent):
     host.container("b", "pass")
 
 
-def test_macvlan_on_the_link_of_the_default_route(host):
+def test_macvlan_on_the_link_of_the_default_route_or_of_a_hardware_address(host, run):
     net = host.networks.default_network("macvlan")
     assert (net.name, net.predefined) == ("macvlan", False)
     host.container("a", "macvlan")
     plan = host.networks.plan("macvlan")
     assert [r.name for r in plan[0].plan.by_kind(Extern)] == ["up0"]
     assert plan[0].differences == ()
+    mac = json.loads(run("ip", "-j", "link", "show", "up0"))[0]["address"]
+    host.networks.create("known", "macvlan", options={"parent": f"mac:{mac}"}, ipam=[{"Subnet": "198.18.1.0/24"}])
+    assert [r.name for r in host.networks.plan("known")[0].plan.by_kind(Extern)] == ["up0"]
 
 
 def test_a_parent_that_is_absent_or_ours_is_refused_with_the_links_that_there_are(host, parent):

@@ -57,6 +57,7 @@ def test_a_port_reaches_the_container_until_it_ends(host, serve, reach):
     a = host.container("a", "bridge", ports=[PortRequest(target_port=80, host_port=8080)])
     server = serve(a, 80)
     assert reach(server, HOST, 8080)
+    assert reach(server, HOST, 8080, Path(a.sandbox))  # by its own published port, also with br_netfilter
     assert host.networks.port_bindings(a.container.id) == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]}
     with pytest.raises(Conflict, match=r"0\.0\.0\.0:8080/tcp is already published by container a"):
         host.container("b", "bridge", ports=[PortRequest(target_port=81, host_port=8080)])
@@ -80,7 +81,9 @@ def test_both_families_and_chosen_addresses(host, serve, reach):
         (4, "", 8080), (4, "127.0.0.1", 8081), (4, HOST, 8081), (6, "", 8080), (6, "", 8082),
     ]  # fmt: skip
     assert reach(serve(a, 80), HOST, 8080)
-    assert reach(serve(a, 82, socket.AF_INET6), HOST6, 8082)
+    server6 = serve(a, 82, socket.AF_INET6)
+    assert reach(server6, HOST6, 8082)
+    assert reach(server6, HOST6, 8082, Path(a.sandbox))
     assert reach(serve(a, 81), HOST, 8081)
 
 

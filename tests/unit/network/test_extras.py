@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from engine.network.extras import RATE, RATE_IN, SYSCTLS, extras
+from engine.network.hairpin import with_hairpin
 from engine.network.model import Attachment, ContainerRef, EndpointSettings
 from engine.spec.errors import InvalidParameter, Unsupported
-from engine.spec.links import Address, Ifb, Macvlan, Redirect, Shape, Sysctl, Veth
+from engine.spec.links import Address, BridgePort, Ifb, Macvlan, Redirect, Shape, Sysctl, Veth
 from engine.spec.network import Network
 from engine.spec.options import NetworkOptions
 from engine.spec.resource import Plan
@@ -79,3 +80,13 @@ def test_rates_that_are_none(text: str) -> None:
 def test_without_a_link_there_is_nothing_to_shape() -> None:
     with pytest.raises(Unsupported, match="has no link of its own"):
         of(Plan(), **{RATE: "1mbit"})
+
+
+def test_a_port_of_a_bridge_sends_back_what_came_from_it() -> None:
+    """Without it, a container does not reach its own published port where br_netfilter is loaded."""
+    veth = Veth(name="veth1", peer="eth0", master="br")
+    assert with_hairpin(Plan.of(veth), "eth0") == Plan.of(veth, BridgePort(link="veth1", hairpin=True))
+    isolated = BridgePort(link="veth1", isolated=True)
+    assert with_hairpin(Plan.of(isolated, veth), "eth0").resources[1] == isolated.model_copy(update={"hairpin": True})
+    for plan in (PAIR, CHILD, Plan.of(veth, BridgePort(link="veth1", hairpin=False))):  # no bridge; the driver's word
+        assert with_hairpin(plan, "eth0") == plan

@@ -223,6 +223,17 @@ def test_what_needs_an_absent_extern_waits_and_is_looked_for_when_it_is_back(wor
     assert world.applier.names() == {"eth0"}
 
 
+def test_after_a_failure_the_same_sandboxes_are_looked_into_again(world: World) -> None:
+    plan = Plan.of(Extern(name="p0"), Macvlan(name="eth0", ns="sandbox", parent="p0"))
+    world.reconciler.apply("one", plan, sandbox=BOX)
+    world.applier.host.clear()
+    world.applier.fail = refuse("eth0")
+    assert world.reconciler.repair(lost={"p0"}).errors
+    world.applier.fail = lambda resource: 0
+    assert world.reconciler.repair().ok
+    assert world.applier.names() == {"eth0"}
+
+
 def test_data_is_made_only_when_created_and_otherwise_missed(world: World) -> None:
     plan = Plan.of(Data(name="d"), Late(name="mount"))
     with pytest.raises(Unavailable, match="data is missing: test-data d"):
