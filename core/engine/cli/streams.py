@@ -25,6 +25,10 @@ NOT_PROXIED = {
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
     signal.SIGABRT, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGTRAP, signal.SIGSYS,
 }  # fmt: skip
+ENDING = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM")
+"""Signals by which somebody wants us to end."""
+PATIENCE_SECONDS = 2.0
+"""After which somebody at a terminal is told what we wait for."""
 
 
 class Detached(Exception):
@@ -226,3 +230,22 @@ def proxied_signals(kill: Callable[[str], None] | None) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def announced(text: str) -> Iterator[None]:
+    """Tell somebody at a terminal what we wait for, if it takes long."""
+    if not is_terminal(2):
+        yield
+        return
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        os.write(2, f"engine: {text}\n".encode())
+
+    before = signal.signal(signal.SIGALRM, tell)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -50,6 +50,9 @@ class Lifecycle:
         self._remove = remove
         self._monitor = ExitMonitor()
         self._restarts = RestartTimers()
+        self._starting: dict[str, bool] = {}
+        """By id of a container whose process does not run yet: whether its start was given up."""
+        self._starting_lock = threading.Lock()
         self.attachments = Attachments(conmon)
         self.waiters = Waiters()
 
@@ -68,6 +71,8 @@ class Lifecycle:
             if state.status in ("removing", "dead") or not self._store.exists(container):
                 raise Conflict(f"container {container.short_id} is marked for removal and cannot be started")
             self._restarts.cancel(container.id)
+            with self._starting_lock:
+                self._starting[container.id] = False
             try:
                 self._launch(container, by_hand=by_hand)
             except EngineError as err:
@@ -75,6 +80,8 @@ class Lifecycle:
                 if container.host_config.auto_remove:
                     self._remove(container)
                 raise
+            finally:
+                self._no_longer_starting(container)
             self._events.emit("container", "start", container.id, container.attributes())
             self._watch(container)
         return True
@@ -97,6 +104,8 @@ class Lifecycle:
             )
             undo.callback(self._conmon.delete, bundle, force=True)
             self.attachments.connect(container)
+            if self._no_longer_starting(container):
+                raise Conflict(f"the start of container {container.name} was given up")
             self._conmon.runtime.start(container.id)
             undo.callback(setattr, container, "state", before)
             container.state = ContainerState(
@@ -104,6 +113,22 @@ class Lifecycle:
             )
             self._store.save(container)
             undo.pop_all()
+
+    def _no_longer_starting(self, container: Container) -> bool:
+        """End the time in which a start can be given up; return whether it was."""
+        with self._starting_lock:
+            return self._starting.pop(container.id, False)
+
+    def give_up_start(self, container: Container) -> bool:
+        """Let a start that is under way fail before the process runs; False if none is.
+
+        For who does not want to wait for the container's lock, which a start holds as long as a mount takes.
+        """
+        with self._starting_lock:
+            if container.id not in self._starting:
+                return False
+            self._starting[container.id] = True
+            return True
 
     def _failed(self, container: Container, err: EngineError) -> None:
         state = container.state

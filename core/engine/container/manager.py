@@ -99,6 +99,8 @@ class ContainerManager:
                     hint="Stop the container before attempting removal or force remove.",
                 )
             self._signals.kill_and_wait(container)
+        elif force:
+            self._lifecycle.give_up_start(container)
         with self._store.lock(container):
             if not self._store.exists(container):
                 return  # --rm was quicker

@@ -16,6 +16,8 @@ STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL, as Docker's."""
 KILL_SECONDS = 20.0
 """How long the end of a killed container is waited for."""
+_ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
+"""Signals that end a process which is not prepared: sent before there is one, they end its start."""
 
 
 class Signals:
@@ -29,6 +31,7 @@ class Signals:
 
     def stop(self, container: Container, *, timeout: int | None = None, signal: str = "") -> bool:
         """Send `signal` (empty: its own), and SIGKILL after `timeout` seconds; False if it does not run."""
+        self._lifecycle.give_up_start(container)
         with self._store.lock(container):
             self._lifecycle.give_up_restart(container)
             if not container.state.running:
@@ -53,6 +56,8 @@ class Signals:
     def kill(self, container: Container, signal: str = "") -> None:
         """Send a signal; SIGKILL if none is given."""
         number = signal_number(signal or "KILL")
+        if number in _ENDING and self._lifecycle.give_up_start(container):
+            return
         with self._store.lock(container):
             if not container.state.running:
                 raise Conflict(f"Cannot kill container: {container.name}: container {container.id} is not running")

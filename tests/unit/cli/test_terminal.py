@@ -16,7 +16,7 @@ import time
 import pytest
 
 from .conftest import STUB, environment
-from .fake_daemon import SECONDS, Answer, FakeContainer, FakeDaemon
+from .fake_daemon import SECONDS, Answer, FakeContainer, FakeDaemon, Request
 
 
 class Session:
@@ -90,6 +90,21 @@ def test_terminal_session(daemon: FakeDaemon, full: bool) -> None:
     session.expect(b"<q>")
     assert session.end() == 9
     assert container.signals == []
+
+
+def test_a_start_that_takes_long_is_announced_and_given_up(daemon: FakeDaemon, full: bool) -> None:
+    container = FakeContainer(daemon, _echo, tty=True).install()
+
+    def start(_request: Request) -> Answer:
+        assert container.until(lambda: bool(container.signals))
+        return Answer(409, {"message": "given up"})
+
+    daemon.routes["POST /containers/[^/]+/start"] = start
+    session = Session(daemon, "run", "-it", "image", full=full)
+    session.expect(b"is still starting")
+    session.type(b"\x03")
+    assert session.end() == 130
+    assert container.signals == ["SIGINT"]
 
 
 def test_the_terminal_is_restored(daemon: FakeDaemon, full: bool) -> None:

@@ -18,7 +18,7 @@ from engine.cli.create_body import Surroundings, create_body, streams
 from engine.cli.create_options import CreateOptions
 from engine.cli.errors import ApiError, Failure
 from engine.cli.parse.pairs import require_file
-from engine.cli.streams import Conversation, Detached, proxied_signals, terminal_session
+from engine.cli.streams import ENDING, Conversation, Detached, announced, proxied_signals, terminal_session
 from engine.cli.terminal import DETACH_KEYS, is_terminal, parse_detach_keys
 
 _NOT_FOUND = ("executable file not found", "no such file or directory", "system cannot find")
@@ -118,10 +118,7 @@ def run(
         container = _create(ctx, options, image, arguments or [], detached=detach)
         client = client_of(ctx)
         if not attached:
-            try:
-                client.post(f"/containers/{container}/start")
-            except ApiError as err:
-                raise start_failure(err) from err
+            _start(client, container)
             print(container)
             return 0
         condition = "removed" if options.rm else "next-exit"
@@ -153,16 +150,33 @@ def _start_attached(
 
     with proxied_signals(kill if sig_proxy and not tty else None):
         try:
-            client.post(f"{path}/start")
-        except ApiError as err:
-            connection.wire.close()
-            raise start_failure(err) from err
-        try:
+            _start(client, container)
             with terminal_session(resize if tty and is_terminal(1) else None, raw=tty and "stdin" in attached):
                 Conversation(connection, tty=tty, stdin="stdin" in attached, detach_keys=keys).run()
         except Detached:
             return _detached()
+        finally:
+            connection.wire.close()
         return exit_code(exited)
+
+
+def _start(client: Client, container: str) -> None:
+    """Start a container; what ends us meanwhile gives the start up. Says so where a mount or a lease takes long."""
+    path = f"/containers/{container}"
+
+    def give_up(name: str) -> None:
+        try:
+            client.post(f"{path}/kill", {"signal": name})
+        except Failure:
+            pass  # it has ended, or its start has failed already: either way we need not stay
+        if name in ENDING:
+            raise KeyboardInterrupt
+
+    with proxied_signals(give_up), announced(f"container {container[:12]} is still starting (Ctrl-C gives it up)"):
+        try:
+            client.post(f"{path}/start")
+        except ApiError as err:
+            raise start_failure(err) from err
 
 
 def _detached() -> int:
