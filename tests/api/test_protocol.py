@@ -89,6 +89,8 @@ def test_ping_and_versions(server: Server) -> None:
         ("GET", "/images/get", 400, "missing parameter 'names'"),
         ("GET", "/distribution/a/b/c/json", 501, "not supported"),
         ("PUT", "/volumes/v", 501, "volumes cannot be changed"),
+        ("POST", "/v1.44/swarm/init", 501, "there is no swarm here"),
+        ("GET", "/services", 501, "there is no swarm here"),
     ],
 )
 def test_refusals(server: Server, method: str, path: str, status: int, message: str) -> None:

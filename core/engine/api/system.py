@@ -15,6 +15,7 @@ from engine.api import events, host, images, versions, volumes
 from engine.api.requests import call, reply, services
 from engine.api.services import Services
 from engine.api.services.data import JsonObject
+from engine.spec.errors import Unsupported
 
 
 @cache
@@ -153,6 +154,16 @@ def _disk_usage(managers: Services, kinds: set[str]) -> JsonObject:
     return answer
 
 
+async def list_plugins(request: web.Request) -> web.Response:
+    """List docker's managed plugins: none. Drivers are packages of Python, see `/engine/drivers`."""
+    return reply([])
+
+
+async def no_swarm(request: web.Request) -> web.Response:
+    """Refuse what is about a swarm."""
+    raise Unsupported("there is no swarm here", hint="For networks that span hosts: engine node --help")
+
+
 ROUTES: list[Any] = [
     web.get("/_ping", ping, allow_head=False),
     web.head("/_ping", ping),
@@ -160,4 +171,6 @@ ROUTES: list[Any] = [
     web.get("/info", info),
     web.get("/events", events.events),
     web.get("/system/df", disk_usage),
+    web.get("/plugins", list_plugins),
+    web.route("*", "/{kind:swarm|nodes|services|tasks|configs}{rest:(/.*)?}", no_swarm),
 ]

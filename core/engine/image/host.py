@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.image.manifest import Platform
@@ -51,7 +52,15 @@ def image() -> Image:
         "history": [{"created_by": "the root file system of this host", "empty_layer": True}],
     }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    return Image(id=f"sha256:{digest}", config=config, layers=(), size=0, repo_tags=(BUILTIN_HOST,), builtin=True)
+    dated = {**config, "created": _release_date()}
+    return Image(id=f"sha256:{digest}", config=dated, layers=(), size=0, repo_tags=(BUILTIN_HOST,), builtin=True)
+
+
+def _release_date() -> str:
+    """Return when this host's release was made, as far as its files say."""
+    release = Path("/etc/os-release")
+    found = (release if release.exists() else Path("/")).stat()
+    return datetime.fromtimestamp(int(found.st_mtime), UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,6 +17,7 @@ from engine.filters import Filters
 from engine.image import archive, host, push, removal
 from engine.image.catalogue import Catalogue
 from engine.image.changes import apply as apply_changes
+from engine.image.child import child_config
 from engine.image.compression import Readable
 from engine.image.filters import select
 from engine.image.host import BUILTIN_HOST, HostRoot
@@ -339,7 +339,7 @@ class ImageManager:
         section = apply_changes(run if run is not None else (parent.run if parent else {}), changes)
         with self._store.writing():
             added = self._store.add(layer)
-            config = _child_config(parent, section, added.diff_id, comment, author, created_by, platform)
+            config = child_config(parent, section, added.diff_id, comment, author, created_by, platform)
             data = json.dumps(config).encode()
             id = "sha256:" + hashlib.sha256(data).hexdigest()
             with self._catalogue.lock, self._db.transaction():
@@ -390,29 +390,3 @@ def _not_builtin(reference: Reference, verb: str) -> Reference:
         why = f"{BUILTIN_REGISTRY} is reserved for built-in images"
         raise Forbidden(f"{reference.familiar} cannot be {verb}", why=why)
     return reference
-
-
-def _child_config(
-    parent: Image | None,
-    section: Mapping[str, Any],
-    diff_id: str,
-    comment: str,
-    author: str,
-    created_by: str,
-    platform: str | None,
-) -> dict[str, Any]:
-    wanted = Platform.parse(platform) if platform else Platform.host()
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    base: Mapping[str, Any] = parent.config if parent else {"os": wanted.os, "architecture": wanted.architecture}
-    step = {"created": now, "created_by": created_by, "comment": comment, "author": author}
-    return {
-        **base,
-        "created": now,
-        **({"author": author} if author else {}),
-        "config": dict(section),
-        "rootfs": {"type": "layers", "diff_ids": [*(parent.layers if parent else ()), diff_id]},
-        "history": [
-            *(base.get("history") or [{} for _ in (parent.layers if parent else ())]),
-            {key: value for key, value in step.items() if value},
-        ],
-    }

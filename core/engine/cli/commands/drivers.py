@@ -23,6 +23,8 @@ _COLUMNS = {
     "Name": "NAME", "Kind": "KIND", "Distribution": "PACKAGE", "Version": "VERSION", "Spec": "SPEC", "Status": "STATUS",
     "Reason": "REASON",
 }  # fmt: skip
+_NARROWEST = 40
+"""Columns for which text is laid out at least."""
 Kind = Annotated[str, option("-k", "--kind", metavar="KIND", help="network, ipam, volume or storage")]
 
 
@@ -71,18 +73,31 @@ def show(
 
 def driver_text(driver: dict[str, Any]) -> str:
     """Return a driver's description and options for people."""
-    width = max(60, min(columns(), 120)) if is_terminal(1) else 100
+    width = min(columns(), 120) if is_terminal(1) else 100
     lines = [f"{driver['Name']} ({driver['Kind']} driver, {driver['Distribution']} {driver['Version']})"]
     if driver.get("Status") not in (None, "", "ok", "not loaded"):
         lines.append(f"  {driver['Status']}: {driver.get('Reason', '')}")
     if driver.get("Doc"):
-        lines += ["", *textwrap.indent(driver["Doc"].strip(), "  ").splitlines()]
+        lines += ["", *_wrapped(driver["Doc"].strip(), width)]
     if driver.get("Capabilities"):
         lines += ["", "Capabilities:"]
-        lines += [f"  {key}: {_text(value)}" for key, value in sorted(driver["Capabilities"].items())]
+        for key, value in sorted(driver["Capabilities"].items()):
+            lines += _wrapped(f"{key}: {_text(value)}", width)
     lines += ["", "Options:"]
     lines += option_lines(driver.get("Options") or {}, width) or ["  none"]
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return lines, indented, and each that is too long for the terminal as several."""
+    return [
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(
+            line, max(_NARROWEST, width), initial_indent="  ", subsequent_indent="    ", break_long_words=False
+        )
+        or [""]
+    ]
 
 
 def _text(value: Any) -> str:
@@ -108,10 +123,11 @@ def option_lines(schema: dict[str, Any], width: int) -> list[str]:
                 f"{text} ({'; '.join(extra)})" if extra else text,
             )
         )
-    left = min(34, max((len(first) for first, _ in rows), default=0))
+    width = max(_NARROWEST, width)
+    left = min(34, width // 3, max((len(first) for first, _ in rows), default=0))
     lines = []
     for first, text in rows:
-        wrapped = textwrap.wrap(text, max(20, width - left - 4)) or [""]
+        wrapped = textwrap.wrap(text, width - left - 4, break_long_words=False) or [""]
         if len(first) > left:
             lines.append(f"  {first}")
         else:
