@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -25,6 +26,13 @@ from engine.volume.trees import DRAIN_SECONDS, StoreConfigs, Trees, trees_in_use
 from engine.volume.vet import vet
 
 GROUP = VolumeDriver.GROUP
+_NO_PART = {
+    "ENOENT": ("it does not exist", "Make it first, with a container that mounts the whole volume"),
+    "ENOTDIR": ("a part of the path is no directory", ""),
+    "EXDEV": ("a symbolic link leads out of the volume", ""),
+    "ELOOP": ("a symbolic link is in the way", ""),
+}
+"""By errno: why a part of a volume cannot be shown, and what to do."""
 
 
 class DriverRegistry(Protocol):
@@ -82,6 +90,8 @@ class Mounting:
         self.tending = Tending(self.trees, self.let_go)
         self._begun: dict[str, int] = {}
         """By volume: how many mounts of it have begun in this process."""
+        self._leaving: set[str] = set()
+        """Volumes that a thread waits for to let go of them."""
 
     def settle(self, driver: str, given: Mapping[str, str]) -> Options:
         """Return a driver's options, checked, with the choices that are made once.
@@ -90,8 +100,6 @@ class Mounting:
         """
         model = self._plugins.get(GROUP, driver).options_model
         parsed = self._with_encryption(parse_options(model, given, driver=driver))
-        self._leaving: set[str] = set()
-        """Volumes that a thread waits for to let go of them."""
         settled = self._plugins.call(GROUP, driver, "settle_volume", options=parsed)
         if settled is None:
             return parsed
@@ -139,15 +147,16 @@ class Mounting:
         """
         if subpath.startswith("/") or ".." in subpath.split("/"):
             raise InvalidParameter(f"subpath {subpath!r} is not a relative path inside the volume")
-        with self._store.locked(name) as before:
-            if before.held not in ("", user):
-                raise Conflict(
-                    f"volume {name} cannot be mounted now", why=f"{before.held} works on it",
-                    hint=f"Wait for it, see: engine volume jobs {name}", details={"held": before.held},
-                )  # fmt: skip
-            record = self._begin(before, user, subpath)
-        if trees_in_use(record):
-            record = self._show(record, user)
+        with _naming_the_part(name, subpath):
+            with self._store.locked(name) as before:
+                if before.held not in ("", user):
+                    raise Conflict(
+                        f"volume {name} cannot be mounted now", why=f"{before.held} works on it",
+                        hint=f"Wait for it, see: engine volume jobs {name}", details={"held": before.held},
+                    )  # fmt: skip
+                record = self._begin(before, user, subpath)
+            if trees_in_use(record):
+                record = self._show(record, user)
         if not before.mounts.get(user):
             self._events.emit("volume", "mount", record.name, {"driver": record.driver, "container": user})
         assert record.applied is not None
@@ -219,15 +228,6 @@ class Mounting:
         That is waited for so many seconds; not by a second thread, whose helper would go under it. Raises Conflict if
         something on the host keeps it busy.
         """
-        begun = self._begun.get(record.id, 0)
-        if not self.trees.drained(record, seconds):
-            return False
-        with self._store.lock(record.id):
-            now = self._store.read(record.id)
-            if now is None or now.mounts or now.applied is None or self._begun.get(record.id, 0) != begun:
-                return False  # somebody has mounted it again, and may have written since
-            self.release(now)
-            self._store.write(now.with_(applied=None, exposed=False))
         with self._store.lock(record.id):
             if record.id in self._leaving:
                 return False
@@ -238,6 +238,15 @@ class Mounting:
             self._leaving.discard(record.id)
 
     def _release_drained(self, record: VolumeRecord, seconds: float) -> bool:
+        begun = self._begun.get(record.id, 0)
+        if not self.trees.drained(record, seconds):
+            return False
+        with self._store.lock(record.id):
+            now = self._store.read(record.id)
+            if now is None or now.mounts or now.applied is None or self._begun.get(record.id, 0) != begun:
+                return False  # somebody has mounted it again, and may have written since
+            self.release(now)
+            self._store.write(now.with_(applied=None, exposed=False))
             return True
 
     def whole_plan(self, record: VolumeRecord) -> Plan:
@@ -250,7 +259,7 @@ class Mounting:
         )
 
     def _subpath_target(self, record: VolumeRecord, subpath: str) -> str:
-        return f"{self._store.run(record)}/sub/{hashlib.sha256(subpath.encode()).hexdigest()[:16]}"
+        return f"{self._store.run(record)}{_place_of(subpath)}"
 
     def release(self, record: VolumeRecord) -> None:
         """Unmount by the stored plan. Raises Conflict if something is left."""
@@ -296,6 +305,27 @@ class Mounting:
 def _why_left(difference: Difference) -> str:
     error = difference.fields.get("error", (None, difference.state))[1]
     return f"{difference.key[-1]}: {error}"
+
+
+def _place_of(subpath: str) -> str:
+    """Return where a part of a volume is mounted, below the volume's run directory."""
+    return f"/sub/{hashlib.sha256(subpath.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def _naming_the_part(name: str, subpath: str) -> Iterator[None]:
+    """Say of a part of a volume that cannot be shown what its user knows it by, not where we would have mounted it."""
+    try:
+        yield
+    except ApplyFailed as err:
+        resource = err.details.get("resource")
+        if not subpath or not isinstance(resource, list) or not str(resource[-1]).endswith(_place_of(subpath)):
+            raise
+        code = err.details.get("errno")
+        why, hint = _NO_PART.get(str(code), (err.why, err.hint))
+        raise ApplyFailed(
+            f"{subpath!r} of volume {name} cannot be mounted", why=why, hint=hint, details=err.details
+        ) from err
 
 
 def _sync(directory: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_part_is_shown_when_it_is_there(tmp_path: Path) -> None:
     (path / "new").write_text("new")
     site.volumes.unmount("vol", "c1")
     assert (site.bucket / "deep" / "new").read_text() == "new"
-    with pytest.raises(ApplyFailed, match="absent does not exist"):
+    with pytest.raises(ApplyFailed, match="'absent' of volume vol cannot be mounted: it does not exist"):
         site.volumes.mount("vol", "c2", subpath="absent")
     site.assert_nothing_left()
 
