@@ -105,7 +105,9 @@ def test_terminal_session(host: EngineHost) -> None:
     fcntl.ioctl(session.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
     session.type(b"until stty size | grep '33 77'; do sleep 0.1; done\n")
     session.expect(b"\n33 77")
-    session.type(b"sleep 100\n\x03exit 5\n")
+    session.type(b"sh -c 'echo now_$((1 + 1)); exec sleep 1000'\n")
+    session.expect(b"now_2")  # only now is there something for Ctrl-C to end
+    session.type(b"\x03exit 5\n")
     assert session.end() == 5
 
 
