@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import socket
 from collections.abc import Collection
 from pathlib import Path
 
+from engine import lockfile
 from engine.api.services import Instance, Services
 from engine.clustering import Clustering
 from engine.container.creation import Creation, NetworkDefault
@@ -243,12 +243,9 @@ class Engine:
 
 def _take(data_root: Path) -> int:
     """Take the lock of a data root. Raises Conflict when another daemon has it."""
-    fd = os.open(data_root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lockfile.take(data_root / "lock")
     except BlockingIOError as err:
-        os.close(fd)
         raise Conflict(
             f"the data root {data_root} is in use", why="another daemon has it", hint="Give another --data-root."
         ) from err
-    return fd

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine import lockfile
 from engine.spec.resource import Resource, load_resource
 
 LOCK = "lock"
@@ -30,27 +30,12 @@ class HelperPlace:
 
     def alive(self) -> bool:
         """Tell whether a helper has the lock."""
-        try:
-            descriptor = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return lockfile.is_taken(self.lock)
 
     def take(self) -> int:
         """Take the lock, for a process that is to inherit it. Raises BlockingIOError if a helper has it."""
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        descriptor = lockfile.take(self.lock)
+        os.ftruncate(descriptor, 0)
         return descriptor
 
     def gone(self, seconds: float) -> bool:

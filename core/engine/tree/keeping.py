@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from engine import lockfile
 from engine.tree import holder
 from engine.tree.fanotify import Group
 
@@ -28,12 +28,11 @@ class Keeping:
         if self._child is not None and self._child.poll() is None:
             return
         self._child = None
-        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = lockfile.take(self._lock)
         except BlockingIOError:  # one lives that an earlier helper started
             return
-        else:
+        try:
             self._start(fd)
         finally:
             os.close(fd)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine import lockfile
 from engine.durable import replace_file
 from engine.spec.errors import ApplyFailed
 
@@ -39,10 +40,12 @@ class Place:
         ApplyFailed.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = self._open_lock()
+        try:
+            lock = lockfile.take(self.path / "lock")
+        except OSError as err:
+            raise ApplyFailed("the process of a job cannot be started", why=str(err)) from err
         settings = _sealed(json.dumps(config).encode())
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with (self.path / "log").open("ab") as log:
                 return subprocess.Popen(
                     [sys.executable, "-m", "engine.volume.jobs", str(self.path), str(settings)],
@@ -61,17 +64,7 @@ class Place:
 
     def alive(self) -> bool:
         """Tell whether the process runs."""
-        try:
-            lock = self._open_lock()
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return lockfile.is_taken(self.path / "lock")
 
     def cancel(self) -> None:
         """Ask the process to give up."""
@@ -119,9 +112,6 @@ class Place:
     def is_cancelled(self) -> bool:
         """Tell whether somebody asked to give up."""
         return (self.path / "cancel").exists()
-
-    def _open_lock(self) -> int:
-        return os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
