@@ -33,7 +33,8 @@ PART = 8 << 20
 class ObstoreStore(Store):
     """Objects are those of an obstore store below `prefix`.
 
-    `condition` is what a conditional write names: the etag, or in GCS the version (its "generation").
+    `condition` is what a conditional write names to the server: the etag, or in GCS the version (its "generation"). An
+    object is known by its etag in any case, because listings tell no version: that is asked for just before the write.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class ObstoreStore(Store):
         return Stat(
             key=self._key(meta["path"]),
             size=meta["size"],
-            etag=meta.get(self._condition),
+            etag=_quoted(meta.get("e_tag")),
             mtime=changed.timestamp() if isinstance(changed, datetime) else None,
             metadata=dict(metadata or {}),
         )
@@ -186,10 +187,8 @@ class ObstoreStore(Store):
             raise Unsupported("this store cannot write on a condition", driver=driver)
         if metadata and not self.caps.metadata:
             raise Unsupported("this store keeps no metadata", driver=driver)
-        mode: Any = None
-        if if_match is not None:
-            mode = "create" if if_match == ABSENT else {self._condition: if_match}
         with self._translate(f"writing {key!r}"), _condition_on(if_match):
+            mode = self._mode(path, if_match)
             answer = obstore.put(
                 self._store,
                 path,
@@ -200,7 +199,7 @@ class ObstoreStore(Store):
                 chunk_size=PART,
                 max_concurrency=4,
             )
-        written = answer.get(self._condition)
+        written = _quoted(answer.get("e_tag"))
         if isinstance(data, bytes) and written:
             # Not asked for again: the object may be somebody else's by then, and it would be taken for ours.
             return Stat(key=key, size=len(data), etag=written, metadata=dict(metadata or {}))
@@ -208,6 +207,21 @@ class ObstoreStore(Store):
         if facts is None:
             raise no_object(key, driver=driver)
         return facts if not written else facts.model_copy(update={"etag": written})
+
+    def _mode(self, path: str, if_match: str | None) -> Any:
+        """Return obstore's `mode` of a write on a condition; None without one."""
+        if if_match is None:
+            return None
+        if if_match == ABSENT:
+            return "create"
+        if self._condition == "e_tag":
+            return {"e_tag": if_match}
+        import obstore
+
+        facts = obstore.head(self._store, path)
+        if _quoted(facts.get("e_tag")) != if_match:
+            raise Conflict("the object that is to be replaced has changed")
+        return {"version": facts.get("version")}
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
@@ -269,6 +283,11 @@ class ObstoreStore(Store):
 
         with self._translate("asking for the bucket"):
             next(iter(obstore.list(self._store, f"{self._prefix}/" if self._prefix else None, chunk_size=1)), None)
+
+
+def _quoted(etag: str | None) -> str | None:
+    """Return an etag as HTTP spells it (RFC 9110, 8.8.3): in listings, Azure leaves the quotes out."""
+    return etag if etag is None or etag.endswith('"') else f'"{etag}"'
 
 
 @contextlib.contextmanager

@@ -52,6 +52,19 @@ def etags_change(site: Site) -> None:
 
 
 @live
+def tells_one_etag(site: Site) -> None:
+    """A write, a question and a listing tell the same etag: by a listing it is decided what is fetched again."""
+    site.seed.put(site.key("a"), b"1")
+    facts = site.store.head(site.key("a"))
+    (listed,) = site.store.list(site.key("a"))
+    equal("the etag in a listing", listed.etag, facts and facts.etag)
+    if site.caps.put_if:
+        written = site.store.put(site.key("a"), b"2", if_match=listed.etag)
+        facts = site.store.head(site.key("a"))
+        equal("the etag of a write", written.etag, facts and facts.etag)
+
+
+@live
 def reads_ranges_exactly(site: Site) -> None:
     """A range is exactly what was asked for; one that passes the object's end is a ShortRead, never a short answer."""
     site.need("ranged")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.kernel.storage.gcs import BUCKET, TOKEN, GcsServer
 
 SECONDS = 60.0
 """Deadline for a server to come up: generous, for machines where much else runs."""
@@ -189,6 +190,21 @@ def _make_container(port: int) -> None:
     )
     with urllib.request.urlopen(request, timeout=20):
         pass
+
+
+@contextlib.contextmanager
+def google(directory: Path) -> Iterator[Place]:
+    """A bucket of Google's by our own server: see `gcs`."""
+    with GcsServer() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            token = _secret(directory, "token", TOKEN)
+            endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+            yield Place(f"gcs://{BUCKET}/some/prefix", {"endpoint-url": endpoint, "token": token})
+        finally:
+            server.shutdown()
+            thread.join(10)
 
 
 @contextlib.contextmanager

@@ -66,6 +66,11 @@ class TestAzure(OnServer):
     server = staticmethod(servers.azurite)
 
 
+class TestGcs(OnServer):
+    driver_name = "gcs"
+    server = staticmethod(servers.google)
+
+
 class TestCryptFile(StorageConformance):
     driver_name = "crypt"
     driver_options = PASSWORD

@@ -149,3 +149,11 @@ class Forgetful(Wrong):
         def head(self, key):
             found = super().head(key)
             return found and Stat(**{**found.model_dump(), "metadata": {}})
+
+
+class Vague(Wrong):
+    """Tells no etags in listings."""
+
+    class store(MemoryStore):
+        def list(self, prefix="", *, delimiter=""):
+            return (stat.model_copy(update={"etag": None}) for stat in super().list(prefix, delimiter=delimiter))
