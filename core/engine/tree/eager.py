@@ -102,7 +102,7 @@ class EagerHydration(Hydration):
     def forget(self, path: str) -> None:
         """Nothing is kept for a file."""
 
-    def moved(self, path: str, version: str) -> None:
+    def moved(self, path: str, version: str, inode: int) -> None:
         """Nothing: a file without its content is replaced by `prepare`, by its own name."""
 
     def open(self, path: str) -> int:

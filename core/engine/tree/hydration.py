@@ -142,10 +142,11 @@ class Hydration(ABC):
         """Note that the tree removed a file, or gave it another name; what was kept for it can go."""
 
     @abstractmethod
-    def moved(self, path: str, version: str) -> None:
+    def moved(self, path: str, version: str, inode: int) -> None:
         """Note that a file without all its content was renamed: it is now in the object `path`, of that version.
 
-        When this returns, the object of the old name is removed.
+        A file with another inode number has taken its place since, and is left alone. When this returns, the object of
+        the old name is removed.
         """
 
     @abstractmethod

@@ -94,6 +94,7 @@ class Removal(NamedTuple):
     ino: int
     """Of the file that had the name: the same inode under another name is a rename."""
     digest: str
+    """Of its content; "" if that is not known, or was never here: then it may be nowhere but in the object."""
     sent: str
     """As of a row: digests of uploads that may have replaced `version`."""
 
@@ -268,6 +269,11 @@ class Journal:
         query = "SELECT seq, path, version, ino, digest, sent FROM removals ORDER BY seq"
         return [Removal(*r) for r in self._all(query)]
 
+    def removal(self, path: str) -> Removal | None:
+        """Return the order to remove a path's object; None if there is none."""
+        query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE path = ?"
+        return next((Removal(*r) for r in self._all(query, (path,))), None)
+
     def removed_inode(self, ino: int) -> Removal | None:
         """Return the removal of the file that had this inode; None if there is none."""
         query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE ino = ?"
@@ -361,34 +367,48 @@ def drop(database: Database, paths: Iterable[str]) -> None:
 
 
 def note_removal(database: Database, row: Row) -> None:
-    """Replace a row by the order to remove its object. A file that was never uploaded needs no order."""
+    """Replace a row by the order to remove its object. A file that was never uploaded needs no order.
+
+    One that was renamed and never read may have been renamed again, and not be seen yet: the object that its content is
+    in waits for one more scan.
+    """
     drop(database, (row.path,))
     if row.kind == "file" and (row.version or row.sent):
         database.execute(
             "INSERT OR REPLACE INTO removals (path, version, ino, digest, sent) VALUES (?,?,?,?,?)",
-            (row.path, row.version, row.signature.ino, row.digest, row.sent),
+            (row.path, row.version, row.signature.ino, row.digest if row.hydrated else "", row.sent),
         )
+    elif not row.hydrated:
+        for (seq,) in database.execute("SELECT seq FROM removals WHERE ino = ?", (row.signature.ino,)).fetchall():
+            database.execute("UPDATE removals SET seq = (SELECT max(seq) + 1 FROM removals) WHERE seq = ?", (seq,))
 
 
-def take_removal(database: Database, path: str) -> Removal | None:
+def take_removal(database: Database, path: str, ino: int) -> Removal | None:
     """Take back the order to remove a path's object, because there is a file again, and return it.
 
     It may be carried out just now, or have been before a crash: whether there is still an object, only the store knows.
+    The order stands, and None is returned, if this is another file (`ino`) and the removed one was never read: it may
+    have another name now, and its content is in the object, which must not be overwritten.
     """
     query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE path = ?"
     found = database.execute(query, (path,)).fetchone()
     if found is None:
         return None
+    removal = Removal(*found)
+    if removal.ino != ino and not removal.digest:
+        return None
     database.execute("DELETE FROM removals WHERE path = ?", (path,))
-    return Removal(*found)
+    return removal
 
 
 def mark_changed(database: Database, directories: Iterable[str]) -> None:
-    """Note that the sidecars of these directories have to be written."""
+    """Note that the sidecars of these directories have to be written, and that of the root with the first of all."""
     database.executemany(
         "INSERT INTO directories VALUES (?, '', '', 1) ON CONFLICT (path) DO UPDATE SET changed = changed + 1",
-        [(d,) for d in directories],
+        changed := [(d,) for d in directories],
     )
+    if changed:
+        database.execute("INSERT OR IGNORE INTO directories VALUES ('', '', '', 1)")
 
 
 def update_removal(database: Database, path: str, version: str, digest: str) -> None:
@@ -408,6 +428,11 @@ def end_removal(database: Database, removal: Removal) -> bool:
 def begin_swap(database: Database, swap: Swap) -> None:
     """Note that two files are about to change places."""
     database.execute("INSERT OR REPLACE INTO swaps VALUES (?, ?, ?)", swap)
+
+
+def is_swapped(database: Database, path: str) -> bool:
+    """Return whether the tree itself is just exchanging the file of a path."""
+    return database.execute("SELECT 1 FROM swaps WHERE path = ?", (path,)).fetchone() is not None
 
 
 def end_swap(database: Database, swap: Swap) -> None:
@@ -431,6 +456,13 @@ def note_sidecar(database: Database, row: DirectoryRow) -> None:
         "INSERT INTO directories VALUES (?, ?, ?, 0) ON CONFLICT (path) DO UPDATE SET version = excluded.version,"
         " document = excluded.document, changed = CASE WHEN changed = ? THEN 0 ELSE changed END",
         row,
+    )
+
+
+def forget_sidecar(database: Database, path: str) -> None:
+    """Note that a sidecar that was written is not there any more, and that a new one is to be written."""
+    database.execute(
+        "UPDATE directories SET version = '', document = '', changed = changed + 1 WHERE path = ?", (path,)
     )
 
 

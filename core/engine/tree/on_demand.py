@@ -125,7 +125,7 @@ class OnDemandHydration(Hydration):
         if error:
             raise Unavailable(f"{path!r} cannot be fetched", why=self._hydrator.last_error or os.strerror(error))
 
-    def moved(self, path: str, version: str) -> None:
+    def moved(self, path: str, version: str, inode: int) -> None:
         """Have a file's attribute name the object that it is in now. Raises Unavailable while it is being fetched."""
         fd = self._quiet.open(path)
         try:
@@ -136,7 +136,8 @@ class OnDemandHydration(Hydration):
                     raise Unavailable(f"{path!r} was renamed", why="it is being fetched under its old name")
                 time.sleep(_PAUSE)
             try:
-                self._rename_object(fd, path, version)
+                if os.fstat(fd).st_ino == inode:
+                    self._rename_object(fd, path, version)
             finally:
                 self._hydrator.let_go(handle)
         finally:

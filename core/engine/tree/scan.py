@@ -229,7 +229,7 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
     if is_conflict_copy(one.path):
         journal.note_conflict(database, one.path)
     if row is None:
-        back = journal.take_removal(database, one.path)
+        back = journal.take_removal(database, one.path, one.signature.ino)
         if back is None:
             return fresh
         # Without the digest: its object may be gone, and equal content is no reason to take it for stored.
@@ -238,6 +238,11 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
         return fresh
     if row.signature == one.signature and row.state != "local":  # written by another thread meanwhile
         return row._replace(attributes=one.attributes, links=one.links)
+    if row.signature.ino != one.signature.ino and not row.hydrated and not journal.is_swapped(database, one.path):
+        # What had the name was never read, and may be elsewhere now: its object must not be overwritten before that is
+        # known. It goes in its turn, and what has the name now is stored after it.
+        journal.note_removal(database, row)
+        return fresh
     kept = fresh._replace(version=row.version, digest=row.digest, sent=row.sent)
     if not one.complete:
         # Nobody can write into a file whose content is not here: these are new attributes.

@@ -202,6 +202,7 @@ class Transfers:
         if kind == "upload":
             # A store may not be able to have both `a` and `a/b`: what is in the way goes first.
             task.held = path in self._above_removed or self._below_removed(path) or ("sidecar", path) in self._tasks
+            task.held |= path in self._removing  # by another file, see `take_removal`
         elif kind == "sidecar":
             task.held = self._busy[path] > 0 and now < task.since + _SIDECAR_WAIT
             task.held |= path in self._removing or self._below_removed(path)
@@ -223,10 +224,10 @@ class Transfers:
         if kind == "sidecar":
             self._sidecars.write(path)
             return Outcome.DONE
-        removal = next((r for r in self._parts.journal.removals() if r.path == path), None)
+        removal = self._parts.journal.removal(path)
         if removal is None:
             return Outcome.DONE
-        if self._moved(removal):
+        if self._moved(removal) or self._parts.journal.removal(path) != removal:  # the file was renamed again just now
             return Outcome.HELD
         return self._uploader.remove(removal)
 

@@ -125,6 +125,7 @@ class Uploader:
             if not self._conflicts.resolve(row, content.digest):
                 raise  # nobody changed the object: the store has another reason
             return Outcome.CHANGED
+        self._parts.written.written(row.path)
         return self._confirm(row, content.before, version_of(found), content.digest)
 
     def _read(self, fd: int, moving: bool) -> _Content:
@@ -236,27 +237,32 @@ class Uploader:
         except (NotFound, Unsupported, InvalidParameter) as err:  # too large for one request, for example
             log.info("%s is sent instead of being copied: %s", row.path, err)
             return None
+        self._parts.written.written(row.path)
         return copied if copied.size == source.size else None
 
     def _upload_placeholder(self, row: Row, fd: int) -> Outcome:
         """Bring a renamed file into the store whose content is not here: copied there, or fetched first."""
+        if os.fstat(fd).st_ino != row.signature.ino:
+            return Outcome.CHANGED  # another file has the name since
         found = None if self._parts.hydration.written(fd) else self._copy(row, "")
         if found is None:
             self._parts.hydration.ensure(row.path)
             return Outcome.CHANGED
         version = version_of(found)
-        self._parts.hydration.moved(row.path, version)
+        self._parts.hydration.moved(row.path, version, row.signature.ino)
 
-        def change(database: Database) -> None:
+        def change(database: Database) -> bool:
             now = journal.get(database, row.path)
             journal.mark_changed(database, [parent_of(row.path)])
             if now is None:
                 journal.update_removal(database, row.path, version, "")
-            else:
-                journal.put(database, [now._replace(version=version, sent="", state="clean", hydrated=False)])
+                return True
+            same = now.signature.ino == row.signature.ino and not now.hydrated
+            state: journal.State = "clean" if same else "dirty"
+            journal.put(database, [now._replace(version=version, digest="", sent="", state=state)])
+            return same
 
-        self._parts.journal.change(change)
-        return Outcome.DONE
+        return Outcome.DONE if self._parts.journal.change(change) else Outcome.SENT
 
     # Removals
 
@@ -264,7 +270,10 @@ class Uploader:
         """Remove the object of a file that was removed here; not if somebody else wrote it meanwhile."""
         found = self._parts.store.head(removal.path)
         if found is not None and self._ours(removal, found):
+            for path in self._parts.journal.unsaved_names(removal.ino):
+                self._parts.hydration.ensure(path)  # it cannot be stored before this is gone, and may be nowhere else
             self._parts.store.delete(removal.path)
+            self._parts.written.removed(removal.path)
         elif found is not None:
             self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")
         ended = self._parts.journal.change(lambda database: journal.end_removal(database, removal))
@@ -275,13 +284,13 @@ class Uploader:
             return True
         if not removal.sent:
             return False
+        digest = hashlib.sha256()
         try:
             for start in range(0, found.size, CHUNK):
                 digest.update(self._parts.store.get(removal.path, start, min(found.size, start + CHUNK)))
         except NotFound:
             return False
         return digest.hexdigest() in removal.sent.split()
-        digest = hashlib.sha256()
 
 
 def _pieces(fd: int, size: int) -> Iterator[bytes]:

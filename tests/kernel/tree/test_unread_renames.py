@@ -1,0 +1,103 @@
+"""Files that were never read are renamed: their content is in objects under old names, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.kernel.tree.grounds import Place, store_of
+
+from engine.spec.errors import Unsupported
+from engine.spec.storage import Store
+from engine.tree import holder, selftest
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    try:
+        selftest.check(tmp_path)
+    except Unsupported as err:
+        pytest.skip(str(err))
+    if request.param == "memory":
+        yield store_of(f"memory://{tmp_path.name}{os.getpid()}")
+    else:
+        yield store_of(f"file://{tmp_path}/store", {"fsync": "false"})
+    assert holder.end(tmp_path / "a/run")
+
+
+def read(root: Path) -> dict[str, bytes]:
+    """All files, as another process reads them."""
+    code = "import sys, os; os.chdir(sys.argv[1]); print({f: open(f, 'rb').read() for f in sys.argv[2:]})"
+    files = [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()]
+    argv = [sys.executable, "-I", "-S", "-c", code, str(root), *files]
+    return eval(subprocess.run(argv, check=True, capture_output=True, timeout=60, text=True).stdout)
+
+
+def objects(store: Store) -> dict[str, bytes]:
+    return {s.key: store.get(s.key) for s in store.list() if not s.key.endswith(".json")}
+
+
+def test_files_that_were_never_read_keep_their_content_under_any_name(tmp_path: Path, store: Store) -> None:
+    names = ("below", "new", "old", "one", "other", "first", "steps", "gone", "kept")
+    for name in names:
+        store.put(name, b"content of " + name.encode())
+    with Place(tmp_path, store, mode="on-demand") as place:
+        root = place.path
+        (root / "below").rename(root / "t")  # below a directory of its own name
+        (root / "below").mkdir()
+        (root / "t").rename(root / "below" / "x")
+        (root / "new").rename(root / "old")  # over another
+        (root / "one").rename(root / "t")  # two change places
+        (root / "other").rename(root / "one")
+        (root / "t").rename(root / "other")
+        (root / "first").rename(root / "second")  # something new has the name
+        (root / "first").write_bytes(b"made here")
+        (root / "steps").rename(root / "step 1")
+        place.tree._scan(deep=True)
+        (root / "step 1").rename(root / "step 2")
+        (root / "steps").write_bytes(b"made between")
+        (root / "gone").write_bytes(b"over what was not read")
+        place.sync()
+        wanted = {
+            "below/x": b"content of below",
+            "old": b"content of new",
+            "one": b"content of other",
+            "other": b"content of one",
+            "second": b"content of first",
+            "first": b"made here",
+            "step 2": b"content of steps",
+            "steps": b"made between",
+            "gone": b"over what was not read",
+            "kept": b"content of kept",
+        }
+        assert objects(store) == wanted
+        assert read(root) == wanted
+        place.sync()
+        assert objects(store) == wanted
+        assert place.tree.status().conflicts == ()
+    with Place(tmp_path, store, mode="on-demand") as again:
+        again.sync()
+        assert read(again.path) == wanted
+        assert again.tree.status().reason == ""
+
+
+def test_a_name_that_is_taken_before_the_other_place_is_seen(tmp_path: Path, store: Store) -> None:
+    """A hint shows one of two directories: what was never read may be in the other."""
+    store.put("a/file", b"content")
+    store.put("b/other", b"other")
+    with Place(tmp_path, store, mode="on-demand") as place:
+        with place.tree._scanning:
+            (place.path / "a" / "file").rename(place.path / "b" / "moved")
+            (place.path / "a" / "file").write_bytes(b"new")
+            place.tree._scanner.some(["a"])
+            place.tree._transfers.refresh(["a/file"], delay=0.0, settled=0)
+            now = time.monotonic()
+            place.tree._transfers.wait({("upload", "a/file")}, now, now + 1)
+        place.sync()
+        wanted = {"a/file": b"new", "b/moved": b"content", "b/other": b"other"}
+        assert objects(store) == read(place.path) == wanted
