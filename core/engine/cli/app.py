@@ -14,6 +14,7 @@ from engine.cli.base import Command, Group, Session, option
 from engine.cli.commands import (
     copy,
     daemon,
+    disk_usage,
     drivers,
     execute,
     graph,
@@ -88,7 +89,7 @@ _GROUPS: tuple[tuple[str, str, tuple[tuple[str, Callable[..., Any]], ...]], ...]
         ("ls", drivers.ls), ("show", drivers.show), ("check", drivers.check), ("new", drivers.new),
     )),
     ("system", "Disk usage, pruning, events", (
-        ("df", system.df), ("prune", system.prune), ("info", system.info), ("events", listing.events),
+        ("df", disk_usage.df), ("prune", system.prune), ("info", system.info), ("events", listing.events),
     )),
 )  # fmt: skip
 _HOST = (system.version, system.info, listing.events, listing.inspect, system.doctor, daemon.daemon)

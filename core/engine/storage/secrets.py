@@ -48,7 +48,11 @@ class Secrets:
         match source:
             case "env":
                 if name not in self._environ:
-                    raise NotFound(f"the secret {reference} is not set", hint=f"Set {name} for the engine's process")
+                    raise NotFound(
+                        f"the secret {reference} is not set",
+                        why="it is read in the environment of the daemon, not in yours",
+                        hint=f"Start `engine daemon` with {name}, or name a file:/PATH or secret:NAME instead",
+                    )
                 return os.fsencode(self._environ[name])
             case "file":
                 return _read(Path(name), reference)

@@ -428,3 +428,23 @@ def test_version_without_a_daemon(cli: Cli, daemon: FakeDaemon) -> None:
     assert result.code == 1
     assert "API version:       1.44" in result.out
     assert result.err == "engine: broken\n"
+
+
+def test_disk_usage_of_each_object(daemon: FakeDaemon, cli: Cli) -> None:
+    volume = {"Name": "data", "Driver": "local", "UsageData": {"Size": 4096, "RefCount": 1}}
+    image = {"Id": "sha256:" + "b" * 64, "RepoTags": ["busybox:1"], "Created": 0, "Size": 10**6, "Containers": 1}
+    found = {"Images": [image], "Containers": [CONTAINER], "Volumes": [volume], "BuildCache": [], "LayersSize": 10**6}
+    daemon.routes["GET /system/df"] = Answer(200, found)
+    lines = [line.split() for line in cli("system", "df", "-v").out.splitlines()]
+    assert ["busybox", "1", "b" * 12, "N/A", "1MB", "1"] in lines
+    assert ["data", "local", "1", "4.096kB"] in lines
+    assert any(line[:1] == ["a" * 12] for line in lines)
+    assert json.loads(cli("system", "df", "-v", "--format", "json").out) == found
+
+
+def test_scrub_says_whether_to_accept(daemon: FakeDaemon, cli: Cli) -> None:
+    done = {"files": 1, "bytes": 2, "foreign": 0, "counts": {}, "problems": []}
+    daemon.routes["POST /engine/volumes/v/scrub"] = Answer(200, {"aux": done})
+    cli("volume", "scrub", "v")
+    cli("volume", "scrub", "--accept", "v")
+    assert [r.query.get("accept") for r in daemon.sent("POST", "/engine/volumes/v/scrub")] == [None, "1"]

@@ -1,4 +1,4 @@
-"""version, info, system df, system prune, doctor."""
+"""version, info, system prune, doctor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from engine.cli.client import API_VERSION
 from engine.cli.commands.lifecycle import Force, report_pruned
 from engine.cli.errors import Failure
 from engine.cli.parse.pairs import filters
-from engine.cli.render.table import write_columns, write_objects, write_rows
+from engine.cli.render.table import write_columns
 from engine.cli.render.template import Template
-from engine.cli.render.words import bytes_binary, bytes_decimal
+from engine.cli.render.words import bytes_binary
 from engine.cli.terminal import confirm
 
 Format = Annotated[str, option("-f", "--format", metavar="TEMPLATE", help="json, or a Go template")]
@@ -104,55 +104,6 @@ def info(ctx: typer.Context, format: Format = "") -> None:
         print(f"Insecure Registry: {registry}")
     for warning in found.get("Warnings") or ():
         print(warning, file=sys.stderr)
-
-
-def df(
-    ctx: typer.Context,
-    verbose: Annotated[bool, option("-v", "--verbose", help="Each object, as JSON")] = False,
-    format: Annotated[str, option("--format", metavar="TEMPLATE", help="json, or a Go template")] = "",
-) -> None:
-    """Show how much disk images, containers and volumes take."""
-    found = client_of(ctx).get("/system/df")
-    if verbose:
-        write_objects([found], "")
-        return
-    images, containers = found.get("Images") or [], found.get("Containers") or []
-    volumes, cache = found.get("Volumes") or [], found.get("BuildCache") or []
-    used_images = [i for i in images if i.get("Containers", 0) > 0]
-    used_volumes = [v for v in volumes if (v.get("UsageData") or {}).get("RefCount", 0) > 0]
-    running = [c for c in containers if c.get("State") in ("running", "paused", "restarting")]
-    layers = found.get("LayersSize") or 0
-    shared = sum(max(i["Size"] - max(i.get("SharedSize", 0), 0), 0) for i in used_images)
-
-    def written(of: list[dict[str, Any]], key: str = "SizeRw") -> int:
-        return sum(c.get(key) or 0 for c in of)
-
-    def volume_size(of: list[dict[str, Any]]) -> int:
-        return sum(max((v.get("UsageData") or {}).get("Size", 0), 0) for v in of)
-
-    idle = [c for c in containers if c not in running]
-    unused = volume_size(volumes) - volume_size(used_volumes)
-    rows = [
-        _df_row("Images", images, used_images, layers, max(layers - shared, 0)),
-        _df_row("Containers", containers, running, written(containers), written(idle)),
-        _df_row("Local Volumes", volumes, used_volumes, volume_size(volumes), unused),
-        _df_row("Build Cache", cache, [], written(cache, "Size"), written(cache, "Size")),
-    ]
-    columns = {
-        "Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE",
-    }  # fmt: skip
-    write_rows(rows, columns, format=format)
-
-
-def _df_row(kind: str, all: list[Any], active: list[Any], size: int, free: int) -> dict[str, str]:
-    share = f" ({100 * free // size}%)" if size else ""
-    return {
-        "Type": kind,
-        "TotalCount": str(len(all)),
-        "Active": str(len(active)),
-        "Size": bytes_decimal(size, 4),
-        "Reclaimable": bytes_decimal(free, 4) + share,
-    }
 
 
 def prune(

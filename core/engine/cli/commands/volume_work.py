@@ -10,7 +10,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from engine.cli.base import argument, client_of, option
-from engine.cli.client import Client
+from engine.cli.client import Client, Query
 from engine.cli.commands.copy import write_stream
 from engine.cli.errors import BadValue, Failure
 from engine.cli.parse.pairs import labels, options
@@ -39,13 +39,19 @@ _CHUNK = 1 << 18
 
 
 def _run(
-    client: Client, path: str, body: Mapping[str, Any] | None, *, quiet: bool = False, detach: bool = False
+    client: Client,
+    path: str,
+    body: Mapping[str, Any] | None,
+    *,
+    query: Query | None = None,
+    quiet: bool = False,
+    detach: bool = False,
 ) -> dict[str, Any]:
     """Begin a job and show its progress on stderr; return its result; if detached print its id, and return nothing."""
     if detach:
-        print(client.post(path, {"detach": True}, body=body or {})["ID"])
+        print(client.post(path, {**(query or {}), "detach": True}, body=body or {})["ID"])
         return {}
-    return _show(client.send("POST", path, body=body or {}).json_lines(), quiet)
+    return _show(client.send("POST", path, query, body=body or {}).json_lines(), quiet)
 
 
 def _show(messages: Iterator[dict[str, Any]], quiet: bool) -> dict[str, Any]:
@@ -246,8 +252,8 @@ def scrub(
     format: Format = "", detach: Detach = False, quiet: Quiet = False,
 ) -> int:  # fmt: skip
     """Read all of a volume, and show what is damaged, cut, exchanged, old or missing: then the exit code is 1."""
-    path = f"/engine/volumes/{volume}/scrub" + ("?accept=1" if accept else "")
-    done = _run(client_of(ctx), path, None, quiet=quiet or not is_terminal(2), detach=detach)
+    path, query = f"/engine/volumes/{volume}/scrub", {"accept": accept}
+    done = _run(client_of(ctx), path, None, query=query, quiet=quiet or not is_terminal(2), detach=detach)
     if not done:
         return 0
     rows = [{"Problem": p["problem"], "Name": p["key"], "Detail": p["detail"]} for p in done["problems"]]

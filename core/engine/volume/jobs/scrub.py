@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,8 @@ def _of_files(work: Work) -> Iterator[Checked]:
         for name in names:
             path = os.path.relpath(os.path.join(directory, name), work.path)  # noqa: PTH118 - of a walk by descriptors
             try:
+                if not stat.S_ISREG(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+                    continue  # a link has no content of its own, and opening a device may do something
                 yield Checked(key=path, size=_read(name, handle))
             except FileNotFoundError:
                 continue  # removed meanwhile
@@ -60,7 +63,7 @@ def _raise(err: OSError) -> None:
 
 
 def _read(name: str, directory: int) -> int:
-    """Read a file to its end, past the page cache of a FUSE server, and return its size; only regular files count."""
+    """Read a regular file to its end, past the page cache of a FUSE server, and return its size."""
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
