@@ -9,14 +9,15 @@ from __future__ import annotations
 import builtins
 import logging
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from engine.filters import Filters
 from engine.reconcile import data
 from engine.secrets.keys import VolumeKeys
-from engine.spec.errors import ApplyFailed, Conflict, EngineError, Locked, NotFound, Unavailable
+from engine.spec.errors import ApplyFailed, Conflict, EngineError, Locked
 from engine.spec.options import Options
 from engine.spec.volume import VolumeDriver, VolumePlan
 from engine.state import State
@@ -26,6 +27,8 @@ from engine.volume.binds import check_name
 from engine.volume.encryption import Encryption
 from engine.volume.mounting import GROUP, DriverRegistry, Events, Mounting, PlanReconciler
 from engine.volume.record import ANONYMOUS_LABEL, VolumeRecord, masked, needed_to_create
+from engine.volume.removal import Removal
+from engine.volume.restart import Restart
 from engine.volume.store import VolumeStore
 from engine.volume.trees import Progress, StoreConfigs, status_json, trees_in_use
 from engine.volume.vet import RECORD
@@ -33,9 +36,6 @@ from engine.volume.vet import RECORD
 log = logging.getLogger(__name__)
 
 DEFAULT_DRIVER = "local"
-REMOVE_SECONDS = 2.0
-"""A removal waits so long for the last uploads."""
-Filters = Mapping[str, Sequence[str]]
 
 
 class VolumeManager:
@@ -63,6 +63,8 @@ class VolumeManager:
         self._mounting = Mounting(self._store, plugins, reconciler, events, configs)
         self._trees = self._mounting.trees
         self.encryption = Encryption(self._store, keys or VolumeKeys(Secrets().read), reconciler)
+        self._removal = Removal(self._store, self._mounting, self.encryption, events)
+        self._restart = Restart(self._store, self._mounting, reconciler, self._removal)
 
     def close(self) -> None:
         """Look after volumes no longer. What is mounted stays, and helpers go on."""
@@ -118,7 +120,7 @@ class VolumeManager:
         """Return a volume, whose lock is held; finish off one that was left half made or half removed."""
         found = self._store.read(id)
         if found is not None and found.state != "ready":
-            self._erase(found)
+            self._removal.erase(found)
             return None
         return found
 
@@ -138,7 +140,7 @@ class VolumeManager:
             self._store.write(ready)
         except BaseException as err:
             try:
-                self._erase(record)
+                self._removal.erase(record)
             except EngineError as left:
                 log.error("volume %s is half made, and removed at the next try or start: %s", record.name, left)
             if isinstance(err, OSError):
@@ -343,140 +345,20 @@ class VolumeManager:
     # Removing
 
     def remove(self, name: str, force: bool = False) -> None:
-        """Remove a volume with its data; with `force` one that does not exist is no error.
-
-        What it keeps in a store stays there. Changes that are not there yet are a reason to refuse; with `force` they
-        are lost, and the log says so. Raises Conflict that names its users, or who keeps it busy, NotFound,
-        ApplyFailed.
-        """
-        found = self._store.find(name)
-        if found is None:
-            if force:
-                return
-            raise NotFound(f"get {name}: no such volume", hint="`engine volume ls` lists them")
-        with self._store.lock(found.id):
-            record = self._store.read(found.id)
-            if record is None:
-                return  # somebody else removed it just now
-            if record.users:
-                raise Conflict(
-                    f"remove {name}: volume is in use - [{', '.join(record.users)}]",
-                    hint="Remove these containers first",
-                    details={"users": list(record.users)},
-                )
-            if record.applied is not None:
-                self._check_uploaded(record, force)
-                self._mounting.release(record)
-            data.check_removable(self._store.data(record))
-            record = record.with_(state="removing", applied=None)
-            self._store.write(record)
-            self._erase(record)
-        self._events.emit("volume", "destroy", record.name, {"driver": record.driver})
-
-    def _check_uploaded(self, record: VolumeRecord, force: bool) -> None:
-        """Refuse to lose changes that are not in the volume's store yet. Raises Conflict."""
-        if self._trees.drained(record, 0.0 if force else REMOVE_SECONDS):
-            return
-        pending = sum(status.pending_files for status in self._trees.status(record))
-        what = f"{pending or 'an unknown number of'} changes of volume {record.name} are not in its store yet"
-        if not force:
-            reasons = {s.reason or s.last_error for s in self._trees.status(record)} - {""}
-            raise Conflict(
-                f"remove {record.name}: {what}", why="; ".join(sorted(reasons)), driver=record.driver,
-                hint=f"`engine volume sync {record.name}` waits for them; `engine volume rm --force` loses them",
-                details={"pending": pending},
-            )  # fmt: skip
-        log.warning("%s, and are lost: it is removed by force", what)
+        """Remove a volume with its data. See `Removal.remove`."""
+        self._removal.remove(name, force)
 
     def prune(self, filters: Filters | None = None) -> tuple[builtins.list[str], int]:
-        """Remove the volumes that nobody uses: anonymous ones, or all with the filter `all=true`.
-
-        The filters `label` and `label!` are docker's. Return names and the bytes that came free. Raises
-        InvalidParameter.
-        """
-        takes = views.prune_filter(filters or {})
-        removed: builtins.list[str] = []
-        free = 0
-        for record in self.list():
-            if record.users or not takes(record):
-                continue
-            size = views.bytes_of(self._store.data(record))
-            try:
-                self.remove(record.name)
-            except (Conflict, NotFound) as err:  # it was taken into use, or removed, in between
-                log.info("volume %s is not pruned: %s", record.name, err)
-                continue
-            removed.append(record.name)
-            free += max(size, 0)
-        return removed, free
-
-    def _erase(self, record: VolumeRecord) -> None:
-        """Remove a volume that nobody uses: what is mounted of it, what it holds, its directories, its record."""
-        self._mounting.release(record)
-        directory = self._store.data(record)
-        try:
-            (directory / RECORD).unlink(missing_ok=True)  # first: what is half removed is not to be found again
-            data.remove_tree(directory)
-        except OSError as err:
-            raise ApplyFailed(
-                f"volume {record.name} cannot be removed", why=str(err), driver=record.driver,
-                hint="What is left of it is removed by the next try, or at the next start",
-            ) from err  # fmt: skip
-        self.encryption.forget(record)
-        self._store.delete(record)
+        """Remove the volumes that nobody uses. See `Removal.prune`."""
+        return self._removal.prune(filters or {})
 
     # Restarting
 
     def restore(
         self, live_users: Collection[str], known_users: Collection[str] | None = None
     ) -> builtins.list[EngineError]:
-        """Bring everything into order after a start, before anything else and before `Reconciler.collect`.
-
-        `live_users` are those whose containers run: their mounts are adopted and repaired, the others' released.
-        `known_users` are those that exist at all: references of others are forgotten. Half-made volumes are undone,
-        half-removed ones removed, and those whose record was lost are found again by the copy in their directory. What
-        fails is returned, and hinders nothing else.
-        """
-        problems: builtins.list[EngineError] = []
-        self._store.find_lost()
-        for record in self._store.all():
-            try:
-                with self._store.lock(record.id):
-                    self._restore(record, live_users, known_users)
-            except EngineError as err:
-                log.error("volume %s: %s", record.name, err)
-                problems.append(err)
-            except OSError as err:
-                log.error("volume %s: %s", record.name, err)
-                problems.append(Unavailable(f"volume {record.name} is not in order", why=str(err)))
-        return problems
-
-    def _restore(self, record: VolumeRecord, live: Collection[str], known: Collection[str] | None) -> None:
-        if record.state != "ready":
-            self._erase(record)
-            return
-        mounts = {user: parts for user, parts in record.mounts.items() if user in live}
-        references = record.references if known is None else tuple(u for u in record.references if u in known)
-        after = record.with_(mounts=mounts, references=references)
-        if mounts:
-            self._follow(record, after)
-        elif record.exposed and record.applied is not None:  # the rest is uploaded, then it is released
-            self._store.write(after)
-            self._follow(record, after)
-        elif record.applied is not None:
-            self._mounting.release(record)
-            after = after.with_(applied=None)
-        else:
-            self._store.forget_run(record)
-        if after != record:
-            self._store.write(after)
-
-    def _follow(self, before: VolumeRecord, after: VolumeRecord) -> None:
-        """Take up what an earlier daemon had mounted; what its containers used that have ended since goes."""
-        self._store.run(before).mkdir(mode=0o711, exist_ok=True)
-        self._reconciler.adopt(before.owner, self._mounting.whole_plan(before))
-        self._mounting.tending.watch(after)
-        self._reconciler.apply(before.owner, self._mounting.whole_plan(after))
+        """Bring everything into order after a start. See `Restart.restore`."""
+        return self._restart.restore(live_users, known_users)
 
 
 def _same(found: VolumeRecord, driver: str, given: Mapping[str, str]) -> VolumeRecord:

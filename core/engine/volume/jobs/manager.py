@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import builtins
 import logging
 import secrets as random_names
@@ -12,25 +11,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.plugins import Plugins
-from engine.spec.errors import Conflict, EngineError, Forbidden, Internal, NotFound
-from engine.spec.secret import secret_fields
+from engine.spec.errors import Conflict, EngineError, Internal, NotFound
 from engine.state import State
 from engine.storage.secrets import Secrets
-from engine.storage.stores import Stores
+from engine.volume.jobs.credentials import EngineSecrets, JobCredentials
 from engine.volume.jobs.place import Place
 from engine.volume.jobs.record import KINDS, JobRecord, error_json
+from engine.volume.jobs.store import JobStore, now
 from engine.volume.manager import VolumeManager
 from engine.volume.snapshots import FILES, Snapshots
 
 log = logging.getLogger(__name__)
 
-KIND = "volume-job"
-_SPACE = "volume-job"
 _ATTEMPTS = 5
 """How often a process that was killed is started again."""
 _KEPT = 20
@@ -38,8 +34,6 @@ _KEPT = 20
 _LOOK_SECONDS = 0.1
 PAUSE_SECONDS = 10.0
 """For which containers are paused at most."""
-BACKUP_KEY = "volume-backup"
-"""The engine's secret that repositories are made with when the operator names no password."""
 Report = Callable[[Mapping[str, Any]], object]
 
 
@@ -56,16 +50,6 @@ class Containers(Protocol):
         """Thaw."""
 
 
-class EngineSecrets(Protocol):
-    """What jobs need of the engine's secrets."""
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a secret; raises NotFound."""
-
-    def create(self, name: str, data: bytes, labels: Mapping[str, str] | None = None) -> Any:
-        """Keep a new secret; raises Conflict."""
-
-
 class JobManager:
     """All jobs of one engine; methods may be called from any thread. `root` holds a directory for each job."""
 
@@ -80,11 +64,9 @@ class JobManager:
         reader: Secrets | None = None,
     ) -> None:
         """Take the parts; `reader` also reads the keys of volumes."""
-        self._state, self._volumes, self._containers = state, volumes, containers
-        self._stores = Stores(plugins)
-        self._engine_secrets = secrets
-        self._secrets = reader or Secrets(engine_secrets=secrets.read)
-        self._root = root
+        self._volumes, self._containers = volumes, containers
+        self._store = JobStore(state, root)
+        self._credentials = JobCredentials(plugins, secrets, reader)
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._watchers: dict[str, threading.Thread] = {}
@@ -96,7 +78,7 @@ class JobManager:
 
     def get(self, id: str) -> JobRecord:
         """Return a job by its id or a unique beginning of it. Raises NotFound."""
-        found = [r for r in self._all() if id and r.id.startswith(id)]
+        found = [r for r in self._store.all() if id and r.id.startswith(id)]
         if len(found) != 1:
             raise NotFound(f"no such job: {id}", hint="`engine volume jobs` lists them")
         return self._current(found[0])
@@ -105,14 +87,14 @@ class JobManager:
         """Return the jobs of a volume, or of all that there are, the oldest first. Raises NotFound for the volume."""
         id = self._volumes.get(volume).id if volume else ""
         self._forget_gone()
-        return [self._current(r) for r in self._all() if not id or r.volume == id]
+        return [self._current(r) for r in self._store.all() if not id or r.volume == id]
 
     def cancel(self, id: str) -> JobRecord:
         """Ask a job to give up. Raises NotFound, Conflict if it has ended."""
         record = self.get(id)
         if record.state != "running":
             raise Conflict(f"job {record.id} has ended: {record.state}")
-        self._place(record).cancel()
+        self._store.place(record).cancel()
         return record
 
     def follow(self, id: str, report: Report = lambda progress: None) -> JobRecord:
@@ -136,8 +118,8 @@ class JobManager:
     def _until_state(self, id: str, report: Report) -> JobRecord:
         last: Mapping[str, Any] = {}
         while True:
-            record = self._read(id)
-            progress = self._place(record).progress() if record.state == "running" else record.progress
+            record = self._store.read(id)
+            progress = self._store.place(record).progress() if record.state == "running" else record.progress
             if progress != last:
                 last = progress
                 report(progress)
@@ -148,18 +130,13 @@ class JobManager:
 
     def users(self) -> builtins.list[str]:
         """Return the names under which running jobs use volumes: a restart keeps what they have mounted."""
-        return [r.user for r in self._all() if r.state == "running"]
+        return [r.user for r in self._store.all() if r.state == "running"]
 
     @contextmanager
     def idle(self, volume: str) -> Iterator[None]:
         """Let no job of a volume begin while the block runs. Raises NotFound, Conflict if one runs."""
-        id = self._volumes.get(volume).id
-        probe = JobRecord(id=f"idle-{random_names.token_hex(6)}", volume=id, name=volume, kind="usage", created=_now())
-        self._claim(probe)
-        try:
+        with self._store.idle(self._volumes.get(volume).id, volume):
             yield
-        finally:
-            self._state.release(probe.id, _SPACE)
 
     # Starting
 
@@ -181,35 +158,21 @@ class JobManager:
         self._forget_gone()
         record = JobRecord(
             id=random_names.token_hex(6), volume=found.id, name=volume, kind=kind, args=dict(args),
-            created=_now(), attempts=1,
+            created=now(), attempts=1,
         )  # fmt: skip
-        with self._state.transaction():
-            self._claim(record)
-            self._write(record)
+        self._store.begin(record)
         try:
             self._take(record)
             if pause:
                 record = self._pause(record)
-            given = self._read_secrets(record)
-            self._launch(record, given, stdin, stdout)
+            self._launch(record, self._credentials.of(record.args), stdin, stdout)
         except BaseException as err:
             failure = err if isinstance(err, EngineError) else Internal("the job was not started", why=str(err))
             self._settle(record.with_(state="failed", error=error_json(failure)))
-            self._forget(record)
+            self._store.forget(record)
             raise
         self._watch(record)
         return record
-
-    def _claim(self, record: JobRecord) -> None:
-        try:
-            self._state.claim(_SPACE, record.volume, record.id)
-        except Conflict as err:
-            owner = str(err.details["owner"])
-            doc = self._state.get(KIND, owner)
-            raise Conflict(
-                f"another job works on volume {record.name}", why=f"{doc['kind']} {owner}" if doc else "",
-                hint=f"Wait for it, or cancel it: engine volume jobs --cancel {owner}", details={"job": owner},
-            ) from err  # fmt: skip
 
     def _take(self, record: JobRecord) -> None:
         """Take what the job needs of its volume; once more is no error."""
@@ -225,7 +188,7 @@ class JobManager:
         """Pause the containers that have the volume mounted; written down before, so that a restart thaws them."""
         users = self._volumes.get(record.name).mounts
         record = record.with_(paused=tuple(self._containers.running([u for u in users if u != record.user])))
-        self._write(record)
+        self._store.write(record)
         for id in record.paused:
             self._containers.pause(id)
         return record
@@ -235,42 +198,20 @@ class JobManager:
     ) -> None:
         volume, plan, data = self._volumes.layout(record.name)
         users = [u for u in volume.mounts if u != record.user]
-        args = {**record.args, "paused": bool(record.paused), "users": users, "cache": str(self._root / "cache")}
+        args = {**record.args, "paused": bool(record.paused), "users": users, "cache": str(self._store.root / "cache")}
         config = {
             "id": record.id, "name": record.name, "kind": record.kind, "attempts": record.attempts, "args": args,
             "data": str(data), "path": plan.path, "secrets": secrets,
         }  # fmt: skip
-        self._children[record.id] = self._place(record).start(config, stdin=stdin, stdout=stdout)
-
-    def _read_secrets(self, record: JobRecord) -> dict[str, str]:
-        """Read what the job's store and its password need. Raises NotFound, Forbidden, Unavailable."""
-        references: builtins.list[str] = []
-        if "url" in record.args:
-            plan = self._stores.plan(record.args["url"], record.args["options"])
-            for part in plan.parts:
-                found = [getattr(part.options, name) for name in secret_fields(type(part.options))]
-                references += [r for r in found if r is not None]
-        if "password" in record.args:
-            references.append(record.args["password"])
-        given = {r: base64.b64encode(self._secrets.read(r)).decode() for r in references}
-        if "password" in record.args and not base64.b64decode(given[record.args["password"]]).strip():
-            raise Forbidden("the password of the repository is empty")
-        return given
+        self._children[record.id] = self._store.place(record).start(config, stdin=stdin, stdout=stdout)
 
     def backup_key(self) -> str:
-        """Return the reference of the engine's own key for repositories, which is made at the first time."""
-        try:
-            self._engine_secrets.read(BACKUP_KEY)
-        except NotFound:
-            try:
-                self._engine_secrets.create(BACKUP_KEY, random_names.token_urlsafe(32).encode())
-            except Conflict:
-                pass  # somebody else made it at the same moment
-        return f"secret:{BACKUP_KEY}"
+        """Return the reference of the engine's own key for repositories. See `JobCredentials.backup_key`."""
+        return self._credentials.backup_key()
 
     def show_backup_key(self) -> str:
         """Return the engine's own key: what a stock restic asks for. Raises NotFound if there is none."""
-        return self._engine_secrets.read(BACKUP_KEY).decode()
+        return self._credentials.show_backup_key()
 
     # Ending
 
@@ -282,10 +223,10 @@ class JobManager:
 
     def _until_ended(self, id: str) -> None:
         try:
-            record = self._read(id)
+            record = self._store.read(id)
             thaw_at = time.monotonic() + PAUSE_SECONDS
             while True:
-                while self._place(record).alive():
+                while self._store.place(record).alive():
                     if record.paused and time.monotonic() > thaw_at:
                         record = self._too_long(record)
                     if self._stopping.wait(_LOOK_SECONDS):
@@ -305,7 +246,7 @@ class JobManager:
 
     def _too_long(self, record: JobRecord) -> JobRecord:
         """Let containers go on: the copy is then no point in time, and is given up."""
-        self._place(record).cancel()
+        self._store.place(record).cancel()
         why = f"its containers were paused for {PAUSE_SECONDS:g} s, and that was not enough"
         error = {"kind": "unavailable", "what": f"volume {record.name} cannot be copied while paused", "why": why}
         return self._unpause(record.with_(error=error))
@@ -314,7 +255,7 @@ class JobManager:
         """Let containers go on, and write that down."""
         self._thaw(record)
         record = record.with_(paused=())
-        self._write(record)
+        self._store.write(record)
         return record
 
     def _thaw(self, record: JobRecord) -> None:
@@ -326,7 +267,7 @@ class JobManager:
 
     def _conclude(self, record: JobRecord) -> JobRecord | None:
         """End a job whose process has ended; return it if it was started again."""
-        place = self._place(record)
+        place = self._store.place(record)
         outcome = place.outcome()
         if outcome is None and KINDS[record.kind].again and record.attempts < _ATTEMPTS:
             try:
@@ -361,10 +302,10 @@ class JobManager:
         if record.paused:  # they run by now, or will: the copy starts anew and says so
             record = self._unpause(record)
         record = record.with_(attempts=record.attempts + 1)
-        self._write(record)
+        self._store.write(record)
         log.warning("job %s (%s of volume %s) was killed, and is started again", record.id, record.kind, record.name)
         self._take(record)
-        self._launch(record, self._read_secrets(record))
+        self._launch(record, self._credentials.of(record.args))
         return record
 
     def _complete(self, record: JobRecord, outcome: dict[str, Any]) -> dict[str, Any]:
@@ -393,31 +334,27 @@ class JobManager:
             log.warning("job %s: %s", record.id, err)
         self._volumes.dereference(record.name, record.user)
         self._volumes.let_go(record.volume, record.user)
-        with self._state.transaction():
-            self._write(record.with_(ended=_now(), paused=()))
-            self._state.release(record.id, _SPACE)
-        self._place(record).remove()
-        for old in [r for r in self._all() if r.volume == record.volume and r.state != "running"][:-_KEPT]:
-            self._forget(old)
+        self._store.end(record)
+        self._store.place(record).remove()
+        for old in [r for r in self._store.all() if r.volume == record.volume and r.state != "running"][:-_KEPT]:
+            self._store.forget(old)
 
     # Restarting
 
     def restore(self) -> None:
         """Go on with the jobs of an earlier daemon: follow those that run, end or start again the others."""
-        for owner in self._state.claimed(_SPACE).values():
-            if self._state.get(KIND, owner) is None:  # of a daemon that was killed inside of `idle`
-                self._state.release(owner, _SPACE)
-        for record in self._all():
+        self._store.release_lost()
+        for record in self._store.all():
             if record.state != "running":
                 continue
-            if record.attempts and not self._place(record).path.exists():  # killed before its process was started
+            if record.attempts and not self._store.place(record).path.exists():  # killed before its process was started
                 error = error_json(Internal(f"the engine was killed while it started job {record.id}"))
                 self._settle(record.with_(state="failed", error=error))
                 continue
             self._watch(record)
-        known = {r.id for r in self._all()}
-        if self._root.exists():
-            for place in self._root.iterdir():
+        known = {r.id for r in self._store.all()}
+        if self._store.root.exists():
+            for place in self._store.root.iterdir():
                 if place.name != "cache" and place.name not in known:
                     Place(place).remove()
 
@@ -432,34 +369,12 @@ class JobManager:
     # Records
 
     def _current(self, record: JobRecord) -> JobRecord:
-        return record.with_(progress=self._place(record).progress()) if record.state == "running" else record
-
-    def _all(self) -> builtins.list[JobRecord]:
-        return sorted((JobRecord.model_validate(d) for d in self._state.all(KIND)), key=lambda r: r.created)
-
-    def _read(self, id: str) -> JobRecord:
-        doc = self._state.get(KIND, id)
-        if doc is None:
-            raise NotFound(f"no such job: {id}")
-        return JobRecord.model_validate(doc)
-
-    def _write(self, record: JobRecord) -> None:
-        self._state.put(KIND, record.id, record.model_dump(mode="json"))
+        return record.with_(progress=self._store.place(record).progress()) if record.state == "running" else record
 
     def _forget_gone(self) -> None:
         """Forget ended jobs of volumes that are gone, unless somebody still waits for the answer."""
         there = {volume.id for volume in self._volumes.list()}
         with self._lock:
-            for record in self._all():
+            for record in self._store.all():
                 if record.volume not in there and record.state != "running" and not self._followed[record.id]:
-                    self._forget(record)
-
-    def _forget(self, record: JobRecord) -> None:
-        self._state.delete(KIND, record.id)
-
-    def _place(self, record: JobRecord) -> Place:
-        return Place(self._root / record.id)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+                    self._store.forget(record)
