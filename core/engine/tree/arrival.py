@@ -27,7 +27,7 @@ from engine.tree.journal import Database, DirectoryRow, Row
 from engine.tree.listing import Listing, Remote
 from engine.tree.names import sidecar_of, unnameable
 from engine.tree.parts import Parts
-from engine.tree.placing import Placer
+from engine.tree.placing import SPOILED, Placer
 from engine.tree.sidecar import Document
 from engine.tree.written import Meanwhile
 
@@ -55,6 +55,7 @@ class Arrival:
         """Do all of it. Raises what the store raises, and OSError; it can be done again from the beginning then."""
         health = self._parts.health
         health.clear(NOT_SHOWN)
+        health.clear(SPOILED)
         for key, why in self._found.problems.items():
             health.note(NOT_SHOWN, key, why)
         self._read_sidecars()

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Lock
 
-from engine.spec.errors import EngineError, NotFound, Unavailable
+from engine.spec.errors import Conflict, EngineError, NotFound, Unavailable
 from engine.spec.storage import ShortRead
 from engine.tree import content
 from engine.tree.beneath import Root
@@ -74,7 +74,7 @@ class EagerHydration(Hydration):
             self._site.progressed("fetching", self._done, total)
 
     def _fetch_whole(self, entry: Entry, staged: Path) -> Entry | None:
-        """Fetch one file into the staging directory, and return what it is; None if its object is gone."""
+        """Fetch one file into the staging directory, and return what it is; None if the tree goes without it."""
         for _ in range(_TRIES):
             fd = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
@@ -89,8 +89,11 @@ class EagerHydration(Hydration):
                     return None
                 if version_of(facts) != entry.version:
                     entry = entry._replace(size=facts.size, version=version_of(facts), digest="")
-            except EngineError:
+            except EngineError as err:
                 staged.unlink()
+                if isinstance(err, Conflict) and self._site.has(entry.path):  # damaged, and we have it whole
+                    self._site.spoiled(entry.path, err)
+                    return None
                 raise
             finally:
                 os.close(fd)

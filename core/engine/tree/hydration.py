@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
+from engine.spec.errors import EngineError
 from engine.spec.storage import Store
 from engine.tree.attributes import Attributes
 
@@ -96,6 +97,12 @@ class Site(Protocol):
 
     def gone(self, path: str) -> None:
         """Say that an object could not be fetched because it is not there any more: status shows it."""
+
+    def has(self, path: str) -> bool:
+        """Return whether a file is complete here, and unchanged since it was confirmed in the store."""
+
+    def spoiled(self, path: str, error: EngineError) -> None:
+        """Say that the file here stays, because its new object is not what anybody stored: status shows it."""
 
     def evictable(self) -> Iterator[Local]:
         """Iterate over files whose content may be given up: complete, unchanged, confirmed in the store.

@@ -9,11 +9,13 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from engine.spec.errors import ApplyFailed, EngineError, Unavailable, Unsupported
+from engine.spec.errors import ApplyFailed, Conflict, EngineError, NotFound, Unavailable, Unsupported
+from engine.spec.storage import ShortRead
 from engine.tree import content as contents
 from engine.tree import placeholders, selftest
 from engine.tree.ahead import Ahead
@@ -33,6 +35,8 @@ _EVERY = 5.0
 """Seconds between two looks at what the disk and the budget need, and two writes of what was filled to the disk."""
 _COUNT = 12
 """Every so many looks it is counted what the tree has on the disk."""
+_CHECKS = 16
+"""Objects that are looked at together, of which an older content is here."""
 _PAUSE = 0.02
 _CLOSE = 5.0
 """Seconds for threads to end."""
@@ -97,8 +101,10 @@ class OnDemandHydration(Hydration):
         self._undo.callback(upkeep.join, _CLOSE)
 
     def prepare(self, entries: Sequence[Entry]) -> None:
-        """Make placeholders of these files."""
-        for number, entry in enumerate(entries):
+        """Make placeholders of these files; one that is whole here stays if its object is not what anybody stored."""
+        with ThreadPoolExecutor(_CHECKS, thread_name_prefix="check") as pool:
+            good = [entry for entry, fine in zip(entries, pool.map(self._is_good, entries), strict=True) if fine]
+        for number, entry in enumerate(good):
             staged = self._site.staging / f"placeholder-{number}"
             staged.unlink(missing_ok=True)
             try:
@@ -106,6 +112,19 @@ class OnDemandHydration(Hydration):
                 self._site.install(entry, staged, hydrated=not is_one)
             except OSError as err:
                 raise ApplyFailed(f"no placeholder for {entry.path!r}", why=str(err)) from err
+
+    def _is_good(self, entry: Entry) -> bool:
+        """Tell whether the content here may be given up: a byte of an object shows what is authenticated of it."""
+        if not self._site.has(entry.path):
+            return True
+        try:
+            self._site.store.get(entry.path, 0, min(1, entry.size))
+        except Conflict as err:
+            self._site.spoiled(entry.path, err)
+            return False
+        except (NotFound, ShortRead):
+            pass  # it is another one again: seen when it is opened
+        return True
 
     def ensure(self, path: str) -> None:
         """Return when a file is complete. Raises Unavailable; a file that is gone is complete."""

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from engine.spec.errors import Unavailable
+from engine.spec.errors import EngineError, Unavailable
 from engine.spec.storage import ShortRead
 from engine.spec.trees import TreeProgress
 from engine.tree import attributes, journal
@@ -38,6 +38,8 @@ CHUNK = 8 << 20
 """Bytes of one request for a large object."""
 TOGETHER = 256
 """Rows of new files that are written to the journal together."""
+SPOILED = "not what was stored, so that the files here stay"
+"""Topic of notes on objects that were tampered with, or are damaged."""
 REFUSED = "attributes not set"
 """Topic of notes on attributes that the local file system refused."""
 
@@ -79,6 +81,15 @@ class Placer:
     def gone(self, path: str) -> None:
         """Show that an object is not there any more."""
         self._parts.health.note("gone from the store", path, "somebody removed it")
+
+    def has(self, path: str) -> bool:
+        """Return whether a file is complete here and unchanged."""
+        row = self._parts.journal.row(path)
+        return row is not None and row.kind == "file" and row.state == "clean" and row.hydrated
+
+    def spoiled(self, path: str, error: EngineError) -> None:
+        """Show that a file here is better than its object; it is looked at again by the next listing."""
+        self._parts.health.note(SPOILED, path, error.why or str(error))
 
     def evictable(self) -> Iterator[Local]:
         """Iterate over complete files that are as in the store."""
