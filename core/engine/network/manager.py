@@ -11,26 +11,26 @@ from typing import Any, Protocol
 
 from engine.network import views
 from engine.network.addresses import Addresses, Fixed
-from engine.network.attaching import FAMILIES, Attaching, check_ports
+from engine.network.attaching import Attaching
+from engine.network.connecting import Connecting
 from engine.network.creation import Creation, NetworkRequest
 from engine.network.model import GATEWAY, Attachment, ContainerRef, EndpointSettings, NetworkRecord, PortRequest
 from engine.network.names import Names, NoNames
 from engine.network.parts import Parts
 from engine.network.planner import Planner
 from engine.network.publishing import Publishing
-from engine.network.replanning import announce, elect
+from engine.network.restoring import Restoring
+from engine.network.sandboxes import Sandboxes
 from engine.network.spanning import Spanning
 from engine.network.store import NetworkStore, Write
 from engine.network.verifying import result
-from engine.network.wayout import LOWEST_PRIORITY, WayOut
+from engine.network.wayout import WayOut
 from engine.plugins import Plugins
-from engine.reconcile import netns
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
-from engine.spec.errors import ApplyFailed, Conflict, EngineError, Forbidden, NotFound, Unavailable
+from engine.spec.errors import Conflict, EngineError, Forbidden, NotFound, Unavailable
 from engine.spec.network import LocalGateway, NetworkCaps
 from engine.spec.resource import Plan
-from engine.spec.values import family_of
 from engine.state import State
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,6 @@ class NetworkManager:
         fixed: Fixed = lambda network: {},
     ) -> None:
         self._reconciler = reconciler
-        self._netns_root = netns_root
         self._events = events
         self._names = names or NoNames()
         self._store = NetworkStore(state, self._names)
@@ -90,6 +89,13 @@ class NetworkManager:
         self._way_out = WayOut(self._planner, self._gateway)
         self.publishing = Publishing(state, self._store, self._planner, self._attaching.ports, reconciler)
         """Ports of running containers that come, go and move."""
+        self._sandboxes = Sandboxes(netns_root, self._names)
+        self._connecting = Connecting(
+            parts, self._attaching, self.publishing, self._way_out, self._sandboxes, self._told
+        )  # fmt: skip
+        self._restoring = Restoring(
+            parts, self.spanning, self._attaching, self.publishing, self._connecting, self._sandboxes
+        )
 
     def _own_links(self) -> frozenset[str]:
         return frozenset(
@@ -253,32 +259,15 @@ class NetworkManager:
 
     def sandbox_path(self, container_id: str) -> Path:
         """Return where a container's network namespace is held."""
-        return self._netns_root / container_id
+        return self._sandboxes.path(container_id)
 
     def sandbox_create(self, container_id: str) -> Sandbox:
-        """Make a container's network namespace, with loopback up; what an earlier life of it left is dropped."""
-        path = self.sandbox_path(container_id)
-        try:
-            self._netns_root.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._names.stop(container_id)
-            netns.destroy(path)
-            return netns.create(path)
-        except OSError as err:
-            raise ApplyFailed(
-                "a network namespace could not be made",
-                why=str(err),
-                hint="Engine needs root",
-                details={"errno": err.errno},
-            ) from err
+        """Make a container's network namespace; see `Sandboxes.create`."""
+        return self._sandboxes.create(container_id)
 
     def sandbox_remove(self, container_id: str) -> None:
         """Let go of a container's network namespace; absent is no error."""
-        path = self.sandbox_path(container_id)
-        self._names.stop(container_id)
-        try:
-            netns.destroy(path)
-        except OSError as err:
-            raise ApplyFailed(f"the network namespace {path} could not be removed", why=str(err)) from err
+        self._sandboxes.remove(container_id)
 
     # Endpoints
 
@@ -291,32 +280,8 @@ class NetworkManager:
         ports: Sequence[PortRequest] = (),
         also: Write | None = None,
     ) -> Attachment:
-        """Attach a container to a network (`network connect`). On failure nothing is left, in the database or outside.
-
-        `also` writes the container in the transaction in which it is attached for good.
-
-        Raises NotFound, Conflict (connected already; address, MAC or port taken), InvalidParameter, Unsupported
-        (ports, addresses), Unavailable (pool full, parent absent), DriverFault, DeadlineExceeded, ApplyFailed.
-        """
-        record = self.get(network)
-        held = {family_of(g) for e in self._store.of_container(container.id) for g in e.gateways}
-        if not self._way_out.publishes(record):
-            check_ports(record, self.caps(record), ports)
-        here = ports if self.caps(record).ports else ()
-        attachment = self._attaching.attach(
-            record.id, container, sandbox, settings or EndpointSettings(), here, FAMILIES - held, arriving=True
-        )
-        self._told(record, attachment, "connect")
-        try:
-            self._lead_out(container, sandbox, () if here else ports)
-            self._names.attached(container.id, sandbox)
-            if held:
-                self._attaching.replanning.reroute(container.id)
-                self.publishing.follow(container.id)
-            return self._attaching.arrived(attachment, also)
-        except BaseException:
-            self.detach(container.id, record.id)
-            raise
+        """Attach a running container to a network; see `Connecting.attach`."""
+        return self._connecting.attach(network, container, sandbox, settings, ports, also)
 
     def attach_all(
         self,
@@ -326,60 +291,11 @@ class NetworkManager:
         ports: Sequence[PortRequest] = (),
     ) -> Sequence[Attachment]:
         """Attach a starting container to all its networks, in order; on failure to none."""
-        records = [(self.get(ref), settings) for ref, settings in wishes]
-        if extra := self._way_out.of([record for record, _ in records]):
-            records.append((extra, EndpointSettings(gw_priority=LOWEST_PRIORITY)))
-        winners = elect((r.id, r.name, s.gw_priority, self._way_out.routers(r)) for r, s in records)
-        publisher = self._publisher([r for r, _ in records], winners.get(4, ""), ports)
-        done: list[Attachment] = []
-        try:
-            for record, settings in records:
-                route = frozenset(family for family, id in winners.items() if id == record.id)
-                wanted = ports if record.id == publisher else ()
-                done.append(self._attaching.attach(record.id, container, sandbox, settings, wanted, route))
-                self._told(record, done[-1], "connect")
-            self._names.attached(container.id, sandbox)
-            if any(attachment.lease for attachment in done):  # only now is known where its router is
-                self._attaching.replanning.reroute(container.id)
-                self.publishing.follow(container.id)
-        except BaseException:
-            for attachment in reversed(done):
-                self._detach(self._store.endpoint(attachment.id) or attachment, namespace_gone=False)
-            raise
-        return [self._store.endpoint(a.id) or a for a in done if not self._is_gateway(a)]
-
-    def _is_gateway(self, attachment: Attachment) -> bool:
-        return self._store.get(attachment.network).is_gateway
-
-    def _lead_out(self, container: ContainerRef, sandbox: Sandbox, ports: Sequence[PortRequest] = ()) -> None:
-        """Put a running container on the gateway network if its others do not lead out (any more), or take it off."""
-        endpoints = self._store.of_container(container.id)
-        needed = self._way_out.of([self._store.get(e.network) for e in endpoints])
-        for endpoint in [e for e in endpoints if self._is_gateway(e)]:
-            if needed is None or endpoint.network != needed.id:
-                self._attaching.replanning.reroute(container.id)
-                self.publishing.follow(container.id, endpoint.network)
-                self._detach(self._store.endpoint(endpoint.id) or endpoint, namespace_gone=False)
-        if needed is not None and all(e.network != needed.id for e in endpoints):
-            settings = EndpointSettings(gw_priority=LOWEST_PRIORITY)
-            self._told(needed, self._attaching.attach(needed.id, container, sandbox, settings, ports), "connect")
-
-    def _publisher(self, records: Sequence[NetworkRecord], favourite: str, ports: Sequence[PortRequest]) -> str:
-        """Return the id of the network on which a container's ports are published: that of its default route, or else
-        the first that can. Raises Unsupported if none can.
-        """  # fmt: skip
-        if not ports or not records:
-            return ""
-        able = [r.id for r in records if self.caps(r).ports]
-        if not able:
-            check_ports(records[0], self.caps(records[0]), ports)
-        return favourite if favourite in able else able[0]
+        return self._connecting.attach_all(container, sandbox, wishes, ports)
 
     def check_ports(self, networks: Sequence[str], ports: Sequence[PortRequest]) -> None:
         """Raise Unsupported when a container of these networks could not publish ports: asked when it is created."""
-        records = [self.get(ref) for ref in networks]
-        if not any(self._way_out.publishes(record) for record in records):
-            self._publisher(records, "", ports)
+        self._connecting.check_ports(networks, ports)
 
     def publishes(self, record: NetworkRecord) -> bool:
         """Return whether ports of a container on this network can be published, there or on its way out."""
@@ -388,40 +304,12 @@ class NetworkManager:
     def detach(
         self, container_id: str, network: str, *, namespace_gone: bool = False, also: Write | None = None
     ) -> None:
-        """Take a container off a network. Raises NotFound if it is not on it.
-
-        With `namespace_gone`, its network namespace was dropped before: that is quicker. `also` writes the container in
-        the transaction in which it is taken off.
-        """
-        record = self.get(network)
-        found = [e for e in self._store.of_container(container_id) if e.network == record.id]
-        if not found:
-            raise NotFound(f"container {container_id[:12]} is not connected to network {record.name}")
-        if not namespace_gone:
-            self.publishing.follow(container_id, record.id)
-        self._detach(self._store.endpoint(found[0].id) or found[0], namespace_gone=namespace_gone, also=also)
-        if not namespace_gone:
-            if not record.is_gateway:
-                self._lead_out(found[0].container, Sandbox(Path(found[0].sandbox)))
-            self._attaching.replanning.reroute(container_id)
+        """Take a container off a network; see `Connecting.detach`."""
+        self._connecting.detach(container_id, network, namespace_gone=namespace_gone, also=also)
 
     def detach_all(self, container_id: str, *, shared: bool = False) -> None:
-        """Take a container that has ended off all its networks.
-
-        First nothing of it is wanted any more; then its network namespace is dropped, which takes the links with it at
-        once; then its addresses are free. The namespace stays if it is `shared`: other processes live on in it.
-        """
-        endpoints = self._store.of_container(container_id)
-        if endpoints and not shared:
-            for endpoint in endpoints:
-                self._attaching.forget(endpoint)
-            self.sandbox_remove(container_id)
-        for endpoint in endpoints:
-            self._detach(endpoint, namespace_gone=not shared)
-
-    def _detach(self, endpoint: Attachment, *, namespace_gone: bool, also: Write | None = None) -> None:
-        self._attaching.detach(endpoint, namespace_gone=namespace_gone, also=also)
-        self._told(self.get(endpoint.network), endpoint, "disconnect")
+        """Take a container that has ended off all its networks; see `Connecting.detach_all`."""
+        self._connecting.detach_all(container_id, shared=shared)
 
     def serves_names(self, container_id: str) -> bool:
         """Return whether a container with a network namespace of its own is to ask the engine's name server."""
@@ -429,7 +317,7 @@ class NetworkManager:
 
     def attachments(self, container_id: str) -> Sequence[Attachment]:
         """Return a container's endpoints on networks that somebody chose, in the order of their attachment."""
-        return [e for e in self._store.of_container(container_id) if not self._is_gateway(e)]
+        return [e for e in self._store.of_container(container_id) if not self._store.get(e.network).is_gateway]
 
     def rename(self, container: ContainerRef) -> None:
         """Note a container's new name in its endpoints."""
@@ -440,7 +328,7 @@ class NetworkManager:
 
     def inspect_endpoints(self, container_id: str) -> dict[str, views.JsonObject]:
         """Return NetworkSettings.Networks of a running container's inspection."""
-        endpoints = [e for e in self._store.of_container(container_id) if not self._is_gateway(e)]
+        endpoints = [e for e in self._store.of_container(container_id) if not self._store.get(e.network).is_gateway]
         return {e.network_name: views.endpoint_settings(e) for e in endpoints}
 
     def port_bindings(self, container_id: str) -> dict[str, Sequence[views.JsonObject]]:
@@ -455,33 +343,8 @@ class NetworkManager:
     # Start of the daemon, and what should be
 
     def restore(self, live_containers: Collection[str]) -> None:
-        """Take up what an earlier daemon left: want the plans of running containers, forget those of others.
-
-        The host is not touched but for the namespaces of containers that are gone: `Reconciler.collect` and `repair`,
-        after all managers have restored, do the rest. Then the predefined networks are made if they are absent.
-        """
-        live = set(live_containers)
-        for endpoint in self._store.endpoints():
-            if endpoint.container.id not in live:
-                self._attaching.leasing.release(endpoint)
-                self._store.delete_endpoint(endpoint)
-        for record in self._store.networks():
-            endpoints = self._store.endpoints_of(record.id)
-            if endpoints:
-                self._reconciler.adopt(record.owner, Plan.from_json(record.plan))
-            for endpoint in endpoints:
-                sandbox = Sandbox(Path(endpoint.sandbox))
-                self._reconciler.adopt(endpoint.owner, Plan.from_json(endpoint.plan), sandbox=sandbox)
-                self._attaching.ports.adopt(endpoint.ports, endpoint.id, endpoint.container.name)
-                self._attaching.leasing.track(endpoint, unsure=True)
-            for endpoint in (e for e in endpoints if e.arriving):
-                log.info("container %s was being connected to network %s", endpoint.container.name, record.name)
-                self._attaching.detach(endpoint, namespace_gone=False)
-        self.spanning.restore()
-        for path in netns.present(self._netns_root):
-            if path.name not in live:
-                self.sandbox_remove(path.name)
-        self._restore_names()
+        """Take up what an earlier daemon left (see `Restoring.restore`); make predefined networks that are absent."""
+        self._restoring.restore(live_containers)
         made = {n.driver for n in self._store.networks() if n.predefined}
         for driver in (d for d in PREDEFINED if d not in made):
             try:
@@ -489,52 +352,17 @@ class NetworkManager:
             except EngineError as err:
                 log.error("the predefined network %s cannot be made: %s", driver, err)
 
-    def _restore_names(self) -> None:
-        """Serve all living containers again: what their resolv.conf says was settled when they started."""
-        for container, path in {e.container.id: e.sandbox for e in self._store.endpoints()}.items():
-            try:
-                self._names.serve(container, Sandbox(Path(path)))
-            except EngineError as err:
-                log.error("container %s cannot look up names: %s", container[:12], err)
-
     def settle(self) -> None:
-        """Finish what an earlier daemon had begun with running containers, after the host was repaired.
-
-        What it was about to change in them is done; default routes and published ports go where they belong.
-        """
-        replanning = self._attaching.replanning
-        self.follow_links()  # a parent, or this host's address in its cluster, may have changed meanwhile
-        for container in {e.container.id: e.container for e in self._store.endpoints()}.values():
-            try:
-                endpoints = self._store.of_container(container.id)
-                for endpoint in (e for e in endpoints if e.unsettled):
-                    replanning.settle(endpoint)
-                self._lead_out(container, Sandbox(Path(endpoints[0].sandbox)))
-                replanning.reroute(container.id)
-                self.publishing.follow(container.id)
-            except EngineError as err:
-                log.error("the networks of container %s are not as they should be: %s", container.name, err)
+        """Finish what an earlier daemon had begun with running containers, after the host was repaired."""
+        self._restoring.settle()
 
     def follow_links(self) -> bool:
-        """Go over to other plans where links that networks are on (parents) have changed, for example their addresses.
-
-        Return whether all did. What cannot be done is logged: the links may change again.
-        """
-        well = True
-        for record in self._store.networks():
-            if (record.links or record.scope == "global") and self._store.endpoints_of(record.id):
-                try:
-                    self._attaching.replanning.follow_links(record.id)
-                except EngineError as err:
-                    log.warning("network %s does not follow its links: %s", record.name, err)
-                    well = False
-        return well
+        """Go over to other plans where links that networks are on have changed; return whether all did."""
+        return self._restoring.follow_links()
 
     def announce(self, owners: Collection[str]) -> None:
         """Tell shared wires of endpoints whose links were made anew; `owners` is as in the reconciler's reports."""
-        for endpoint in self._store.endpoints():
-            if endpoint.owner in owners and self._planner.caps(endpoint.driver).shares_wire:
-                announce(endpoint)
+        self._restoring.announce(owners)
 
     def plan(self, ref: str, *, sandboxes: bool = True) -> Sequence[OwnerPlan]:
         """Return what a network and its endpoints want and what is not so, without changing anything.
