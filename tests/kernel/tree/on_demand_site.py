@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from engine.spec.errors import Unavailable
+from engine.spec.errors import EngineError, Unavailable
 from engine.spec.storage import Stat, StorageCaps, Store
 from engine.tree.attributes import Attributes
 from engine.tree.hydration import Entry, Local, Signature
@@ -105,6 +105,12 @@ class TestSite:
 
     def gone(self, path: str) -> None:
         self.missing.append(path)
+
+    def has(self, path: str) -> bool:
+        return False
+
+    def spoiled(self, path: str, error: EngineError) -> None:
+        raise NotImplementedError
 
     def evictable(self) -> Iterator[Local]:
         for entry in self.entries():
