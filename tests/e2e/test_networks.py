@@ -173,3 +173,5 @@ def test_prune(cli: Cli, clean: EngineHost) -> None:
 def test_plan_is_shown(host: EngineHost, clean: EngineHost) -> None:
     host.engine("network", "create", "shown")
     assert "link/host/br-" in host.engine("network", "plan", "shown").stdout
+    refused = host.engine("network", "verify", "shown", check=False)
+    assert "network shown is this host's alone" in refused.stderr

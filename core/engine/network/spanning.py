@@ -101,7 +101,12 @@ class Spanning:
             self._verifying.start()
 
     def verify(self, record: NetworkRecord) -> list[Answer]:
-        """Return what each host says of a network. Raises Unsupported without a cluster, Unavailable."""
+        """Return what each host says of a network. Raises Unsupported for one of this host alone, Unavailable."""
+        if record.scope != "global":
+            raise Unsupported(
+                f"network {record.name} is this host's alone",
+                hint=f"See: engine network plan {record.name}, engine doctor",
+            )
         self._required(record.driver)
         assert self._verifying is not None  # there is a cluster
         return self._verifying.verify(record)

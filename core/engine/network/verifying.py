@@ -19,7 +19,7 @@ from engine.network.planner import Planner
 from engine.network.store import NetworkStore
 from engine.reconcile.pathprobe import problem_of_path
 from engine.reconcile.reconciler import Reconciler
-from engine.spec.errors import NotFound, Unsupported
+from engine.spec.errors import NotFound
 from engine.spec.network import Network, Peer
 
 ANSWER_SECONDS = 15.0
@@ -48,10 +48,8 @@ class Verifying:
     def verify(self, record: NetworkRecord) -> list[Answer]:
         """Return what each host of the cluster says, by name; one that does not answer has that for a problem.
 
-        Raises Unsupported for a network of this host alone, Unavailable.
+        Raises Unavailable.
         """
-        if record.scope != "global":
-            raise Unsupported(f"network {record.name} is this host's alone", hint="See: engine network plan, doctor")
         own = self._cluster.node.name
         if self._cluster.partition is not None:  # the others cannot be asked
             return [self.look(record.id)]
