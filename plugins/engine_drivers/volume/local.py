@@ -51,7 +51,9 @@ class LocalOptions(VolumeOptions):
     fs: Literal["ext4", "xfs", "btrfs"] = Field(default="ext4", description="File system of a volume with a size")
     uid: int = Field(default=0, ge=0, description="Owner of a new volume")
     gid: int = Field(default=0, ge=0, description="Group of a new volume")
-    mode: int = Field(default=0o755, ge=0, le=0o7777, description="Mode of a new volume, octal")
+    mode: int = Field(
+        default=0o755, ge=0, le=0o7777, description="Mode of a new volume, octal", json_schema_extra={"default": "755"}
+    )
 
     @field_validator("size", mode="before")
     @classmethod

@@ -94,13 +94,15 @@ def _wrapped(text: str, width: int) -> list[str]:
         part
         for line in text.splitlines()
         for part in textwrap.wrap(
-            line, max(_NARROWEST, width), initial_indent="  ", subsequent_indent="    ", break_long_words=False
+            line, max(_NARROWEST, width), initial_indent="  ", subsequent_indent="  ", break_long_words=False
         )
         or [""]
     ]
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
