@@ -84,9 +84,9 @@ class Arrival:
         paths = lost.missing(self._parts.journal, found, self._meanwhile.written)
         if lost.is_known(root, self._known(""), now, found):
             paths = []
-        why = lost.note(self._parts.journal, paths)
-        self._parts.health.trouble("lost", why)
-        return bool(why)
+        lost.note(self._parts.journal, paths)
+        self._parts.health.trouble("lost", lost.why(self._parts.journal))
+        return bool(paths)
 
     # Sidecars
 
@@ -167,7 +167,10 @@ class Arrival:
         fresh: list[Row] = []
         rows = {r.path: r for r in self._parts.journal.rows()}
         removing = {r.path: r for r in self._parts.journal.removals()}
+        markers = self._markers(rows)
         for path, remote in self._found.files.items():
+            if path in markers:
+                continue
             row, removal = rows.get(path), removing.get(path)
             if path in self._meanwhile.written or path in self._meanwhile.removed:
                 continue
@@ -192,6 +195,20 @@ class Arrival:
         self._placer.flush()
         self._parts.hydration.prepare([entry for entry in links if not self._link(entry)])
         self._placer.flush()
+
+    def _markers(self, rows: Mapping[str, Row]) -> set[str]:
+        """Return what is listed and is no object: obstore lists the marker `a/` of an empty directory as an empty `a`.
+
+        Only an empty object that is new here may be one.
+        """
+        empty = [
+            path
+            for path, remote in self._found.files.items()
+            if not remote.size and (path not in rows or rows[path].version != remote.version)
+        ]
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="markers") as pool:
+            found = pool.map(self._parts.store.head, empty)
+            return {path for path, facts in zip(empty, found, strict=True) if facts is None}
 
     def _link(self, entry: Entry) -> bool:
         """Make a file another name of one that is here, if the sidecars say that both are the same."""

@@ -3,7 +3,7 @@
 It is another bucket, one that was deleted (and made again by a server at its next write), or a disk that is not
 mounted. It is known by the name in its root's sidecar (see `engine.tree.sidecar`). Then nothing local is removed or
 replaced. Nothing is uploaded again by itself either: it might be the wrong place. That is a person's decision, and the
-status says what to do.
+status says what to do. Until it is made, a barrier is not reached: the store does not have everything.
 """
 
 from __future__ import annotations
@@ -35,23 +35,30 @@ def missing(records: Journal, found: Listing, written: Collection[str]) -> list[
     return [path for path in known if path not in found.files and path not in written]
 
 
-def note(records: Journal, paths: Sequence[str]) -> str:
-    """Note whether the store has lost what it had, for all that follows; return it in words, "" if it has not.
+def why(records: Journal) -> str:
+    """Return what has been lost, and what to do, for a person; "" if nothing has."""
+    if not (number := count(records)):
+        return ""
+    return (
+        "the store is not the one that was written: its sidecar is gone or of another one, and the objects of "
+        f"{number} files are gone from the store. Nothing is removed or replaced here. Is it the right bucket, is its "
+        "disk mounted? If so, a file is stored again when it is changed (touch), and forgotten when it is removed here"
+    )
 
-    The files of lost objects are sent again when they are only touched: what content the store had is forgotten.
+
+def count(records: Journal) -> int:
+    """Return how many unchanged files have no object any more, as the last listing showed it."""
+    return int(records.note(LOST) or 0)
+
+
+def note(records: Journal, paths: Sequence[str]) -> None:
+    """Note which files the store has lost, for all that follows; none if it has not, or has them again.
+
+    They are sent again when they are only touched: what content the store had is forgotten.
     """
-    text = ""
-    if paths:
-        text = (
-            "the store is not the one that was written: its sidecar is gone or of another one, and "
-            f"{len(paths)} objects are gone from the store. Nothing is removed or replaced here. Is it the right "
-            "bucket, is its disk mounted? If so, a file is stored again when it is changed (touch), and forgotten "
-            "when it is removed here"
-        )
-    if text:
-        log.error("%s", text)
+    text = str(len(paths) or "")
     if text == records.note(LOST):
-        return text
+        return
 
     def change(database: Database) -> None:
         journal.write_note(database, LOST, text)
@@ -61,4 +68,5 @@ def note(records: Journal, paths: Sequence[str]) -> str:
                 journal.put(database, [row._replace(digest="")])
 
     records.change(change)
-    return text
+    if paths:
+        log.error("%s", why(records))

@@ -48,7 +48,7 @@ MERGED = "merged"
 Document = Mapping[str, Any]
 EMPTY: Document = {}
 LOST = "lost"
-"""Note in the journal, not empty while the store has lost what it had."""
+"""Note in the journal: how many objects the store has lost (see `engine.tree.lost`); empty if all is well."""
 
 
 def parse(text: str | bytes) -> Document:

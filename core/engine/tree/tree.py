@@ -26,7 +26,7 @@ from pathlib import Path
 from engine.spec.errors import EngineError, Forbidden, NotFound, Unavailable, Unsupported
 from engine.spec.storage import Store
 from engine.spec.trees import SyncedTree, TreeProgress, TreeState, TreeStatus
-from engine.tree import journal, listing
+from engine.tree import journal, listing, lost
 from engine.tree.arrival import Arrival
 from engine.tree.beneath import Root
 from engine.tree.conflict import Conflicts
@@ -78,6 +78,7 @@ class Tree:
         self._unlisted = threading.Event()
         """The store is to be listed again."""
         self._scanning = threading.Lock()
+        self._listing = threading.Lock()
         self._seen_removal = 0
         self._opened = False
         self._cleanup = contextlib.ExitStack()
@@ -158,7 +159,11 @@ class Tree:
 
     def _list(self) -> None:
         """Bring in what changed in the store; if that cannot be done, it is to be done later."""
-        self._unlisted.clear()
+        with self._listing:
+            self._unlisted.clear()
+            self._bring_in()
+
+    def _bring_in(self) -> None:
         try:
             with self._written.meanwhile() as meanwhile:
                 found = listing.read(self._store, self._show_listing)
@@ -265,8 +270,9 @@ class Tree:
     def barrier(self, deadline: float) -> int:
         """Have the store hold all that was written before this call.
 
-        Return how many changes are left when `deadline` (seconds) has passed: 0 means that the store has everything.
-        Files that are written on and on count as done when they were uploaded once since the call.
+        Return how many changes are left when `deadline` (seconds) has passed, or how many files the store has lost: 0
+        means that it has everything. Files that are written on and on count as done when they were uploaded once since
+        the call.
         """
         begun = time.monotonic()
         end = begun + deadline
@@ -275,9 +281,11 @@ class Tree:
             for _ in range(2):  # the second scan lets the removals that the first one saw be carried out
                 self._scan(deep=True)
             left = self._finish(begun, end, sidecars=False)
+            if not left and lost.count(self._parts.journal):
+                self._list()  # it may have them again
             if not left:  # what was uploaded and removed has changed sidecars
                 left = self._finish(time.monotonic(), end, sidecars=True)
-            return len(left)
+            return len(left) or lost.count(self._parts.journal)
         except OSError as err:
             raise Unavailable(f"{self._resource.path} cannot be looked through", why=str(err)) from err
 

@@ -56,22 +56,21 @@ def test_a_bucket_that_is_made_again_by_a_write_takes_no_local_file_with_it(tmp_
         empty(store)
         (place.path / "new").write_bytes(b"new")
         (place.path / "d" / "new").write_bytes(b"new")
-        place.sync()
+        place.tree.barrier(SECONDS)
         assert keys(store) == ["d/new", "new"]
         wait_for(place, LOST)
+        assert place.tree.barrier(SECONDS) == 3  # that many files are nowhere but here
         before = picture(place.path)
     for _ in range(2):  # it is not forgotten by being seen
         with place.reopened() as again:
             assert picture(again.path) == before
             assert LOST in again.tree.status().reason
             (again.path / "new").touch()
-            again.sync()
+            assert again.tree.barrier(SECONDS) == 3
             before = picture(again.path)
     with place.reopened() as again:
         for path in again.path.rglob("*"):
             os.utime(path, follow_symlinks=False)
-        again.sync()
-    with place.reopened() as again:
         again.sync()
         assert again.tree.status().state == "ready"
         with Place(tmp_path, store, "b") as other:
