@@ -61,6 +61,8 @@ NAMED_KINDS: Mapping[str, type[EngineError]] = {
 }
 """The same by the name of a class, for clients that are not imported here."""
 _DENIED = re.compile(r"\b(401|403)\b|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId|AuthenticationFailed")
+_NOBODY = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
+"""Where clients ask a cloud for the credentials of its machine, when they have been given none."""
 _OVER = re.compile(r"operation timed out|deadline has elapsed", re.IGNORECASE)
 _HINTS: Mapping[type[EngineError], str] = {
     Forbidden: "Check the credentials, and what they may do there",
@@ -124,6 +126,14 @@ class Translator:
     def error(self, what: str, err: BaseException) -> EngineError:
         """Return the error of the engine for one of a client."""
         kind = self.kind(err)
+        if _NOBODY.search(str(err)):
+            return Forbidden(
+                mask(what, self._secrets),
+                driver=self.driver,
+                why="no credentials were given, and no cloud answers for this machine",
+                hint=f"Name them by options (engine driver show {self.driver}), or start `engine daemon` with them in "
+                "its environment",
+            )
         first = (str(err).partition("\n\nDebug source")[0].strip() or "no reason given")[:_LONGEST_REASON]
         why = mask(f"{type(err).__name__}: {first}", self._secrets)
         return kind(mask(what, self._secrets), driver=self.driver, why=why, hint=_HINTS.get(kind, ""))
