@@ -127,5 +127,5 @@ def test_a_cause_that_shows_a_secret_is_not_chained():
 
 def test_a_client_without_credentials_says_so():
     """It asks the cloud for those of the machine: an address that nobody knows, and often no answer at all."""
-    with pytest.raises(Forbidden, match="no credentials were given.*engine driver show s3"), Translator("s3")("x"):
+    with pytest.raises(Forbidden, match=r"no credentials were given.*engine driver show s3"), Translator("s3")("x"):
         raise TimeoutError("Error performing PUT http://169.254.169.254/latest/api/token: operation timed out")
