@@ -75,6 +75,7 @@ def read(store: Store, progressed: Callable[[int], None]) -> Listing:
         if number % 1000 == 0:
             progressed(number)
     for path in {each for key in (*files, *sidecars) for each in parents(key)} & files.keys():
-        problems[path] = "there are objects below it"
+        if files[path].size:  # an empty one is a marker of the directory, as other tools make them
+            problems[path] = "there are objects below it"
         del files[path]
     return Listing(files, sidecars, problems)

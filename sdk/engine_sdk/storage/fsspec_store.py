@@ -313,4 +313,6 @@ class FsspecStore(Store):
         """Ask for the root; NotFound if a file system with directories does not have it."""
         info = self._info(self.root or "/", f"asking for {self.root or '/'}")
         if info is None and self.caps.hierarchical and self.root:
-            raise no_object(self.root, driver=self.translate.driver)
+            raise NotFound(
+                f"there is no directory {self.root!r}", driver=self.translate.driver, hint="Make it on the server first"
+            )
