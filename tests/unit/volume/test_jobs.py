@@ -31,6 +31,8 @@ from engine.volume.jobs.backup import find_snapshot, root_tag
 from engine.volume.jobs.layout import layout_of, parts_of
 from engine.volume.jobs.place import Place
 from engine.volume.jobs.record import JobRecord, error_json, error_of
+from engine.volume.jobs.scrub import run_scrub
+from engine.volume.jobs.work import Work
 from engine.volume.record import VolumeRecord
 from engine.volume.snapshots import Snapshot, Snapshots
 from engine.volume.views import prune_filter
@@ -150,6 +152,17 @@ def test_the_root_is_kept_in_a_tag(tmp_path: Path) -> None:
     tmp_path.chmod(0o2750)
     facts = tmp_path.stat()
     assert root_tag(facts) == f"root:2750:{facts.st_uid}:{facts.st_gid}"
+
+
+def test_a_scrub_reads_regular_files_only(tmp_path: Path) -> None:
+    place, path = Place(tmp_path / "job"), tmp_path / "content"
+    for directory in (place.path, path):
+        directory.mkdir()
+    (path / "file").write_bytes(b"12345")
+    (path / "link").symlink_to("nowhere")
+    os.mkfifo(path / "pipe")
+    given = {"id": "1", "name": "v", "args": {"how": "content"}, "attempts": 1, "data": "", "path": path, "secrets": {}}
+    assert run_scrub(Work(place, given)) == {"files": 1, "bytes": 5, "foreign": 0, "counts": {}, "problems": []}
 
 
 def test_prune_until() -> None:
