@@ -20,7 +20,7 @@ from typing import Any
 
 import engine.daemon  # noqa: F401 - once for all forks
 from engine.cli.app import main
-from engine.network import manager as networks
+from engine.reconcile import netns
 from engine.reconcile.execution import Execution
 from engine.reconcile.nft import NftApplier
 from engine.runtime.bundle import Bundle
@@ -33,7 +33,7 @@ _libc = ctypes.CDLL(None)
 STEPS: tuple[tuple[Any, str], ...] = (
     (State, "put"), (State, "delete"), (State, "claim"), (State, "release"), (Execution, "make"),
     (Execution, "remove"), (NftApplier, "exchange"), (Bundle, "create"), (Bundle, "remove"), (Launch, "signal"),
-    (Launch, "go"), (Launch, "pid"), (OciRuntime, "_run"), (networks.netns, "create"), (networks.netns, "destroy"),
+    (Launch, "go"), (Launch, "pid"), (OciRuntime, "_run"), (netns, "create"), (netns, "destroy"),
     (shutil, "rmtree"), (Path, "mkdir"), (Path, "rmdir"),
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ not shown among the container's networks, and nobody is found by name there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from engine.network.model import NetworkRecord
 from engine.network.planner import Planner
@@ -37,11 +37,6 @@ class WayOut:
             if gateway is not None and not record.internal:
                 return self._network(record.driver, gateway, record.ipv6)
         return None
-
-    def with_it(self, records: Sequence[NetworkRecord]) -> list[NetworkRecord]:
-        """Return a container's networks, and the gateway network if it needs one."""
-        extra = self.of(records)
-        return [*records, extra] if extra else list(records)
 
     def publishes(self, record: NetworkRecord) -> bool:
         """Return whether ports of a container on this network can be published, there or on its way out."""
