@@ -16,26 +16,26 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from engine.spec.errors import InvalidParameter, NotFound
+from engine.spec.errors import InvalidParameter
 from engine.tree import attributes, journal, lost, sidecar
 from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Attributes
 from engine.tree.beneath import name_in, rename_new
+from engine.tree.documents import UNREADABLE, Documents
 from engine.tree.hydration import Entry, Signature
-from engine.tree.journal import Database, DirectoryRow, Row
+from engine.tree.journal import Database, Row
 from engine.tree.listing import Listing, Remote
-from engine.tree.names import sidecar_of, unnameable
+from engine.tree.names import unnameable
 from engine.tree.parts import Parts
 from engine.tree.placing import SPOILED, Placer
-from engine.tree.sidecar import Document
 from engine.tree.written import Meanwhile
 
 log = logging.getLogger(__name__)
 
 NOT_SHOWN = "objects that are no files here"
 """Topic of notes on keys that cannot be paths."""
-UNREADABLE = "sidecars that cannot be read"
 _THREADS = 16
 
 
@@ -48,8 +48,7 @@ class Arrival:
         self._placer = placer
         self._found = found
         self._meanwhile = meanwhile
-        self._old = parts.journal.directories()
-        self._new: dict[str, tuple[DirectoryRow, Document]] = {}
+        self._said = Documents(parts, found)
 
     def apply(self) -> None:
         """Do all of it. Raises what the store raises, and OSError; it can be done again from the beginning then."""
@@ -58,7 +57,7 @@ class Arrival:
         health.clear(SPOILED)
         for key, why in self._found.problems.items():
             health.note(NOT_SHOWN, key, why)
-        self._read_sidecars()
+        self._said.read()
         keep = self._lost()
         if not keep:
             self._remove_files()
@@ -67,75 +66,18 @@ class Arrival:
         self._fetch(replace=not keep)
         self._change_attributes()
         self._finish_directories(remove=not keep)
-        self._change(self._note_sidecars)
-
-    def _note_sidecars(self, database: Database) -> None:
-        other, root = self._parts.journal.note(sidecar.LOST), self._old.get("")
-        for row, _ in self._new.values():
-            if row.path or not other:  # by the root's the store would be known from now on
-                journal.note_sidecar(database, row)
-        if root and root.version and "" not in self._found.sidecars and not other:
-            journal.forget_sidecar(database, "")  # somebody removed it alone: a new one may be written
+        self._change(self._said.note)
 
     def _lost(self) -> bool:
         """Whether the store is not the one that was written, and lacks objects."""
-        root, found = self._old.get(""), self._found
-        now = self._document("") if "" in found.sidecars else sidecar.EMPTY
+        said, found = self._said, self._found
+        now = said.now("") if "" in found.sidecars else sidecar.EMPTY
         paths = lost.missing(self._parts.journal, found, self._meanwhile.written)
-        if lost.is_known(root, self._known(""), now, found):
+        if lost.is_known(said.row(""), said.then(""), now, found):
             paths = []
         lost.note(self._parts.journal, paths)
         self._parts.health.trouble("lost", lost.why(self._parts.journal))
         return bool(paths)
-
-    # Sidecars
-
-    def _read_sidecars(self) -> None:
-        changed = [d for d, v in self._found.sidecars.items() if d not in self._old or self._old[d].version != v]
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="sidecars") as pool:
-            for directory, text in zip(changed, pool.map(self._get, changed), strict=True):
-                document: Document = sidecar.EMPTY
-                try:
-                    document = sidecar.parse(text) if text else sidecar.EMPTY
-                    self._parts.health.note(UNREADABLE, sidecar_of(directory), "")
-                except InvalidParameter as err:
-                    self._parts.health.note(UNREADABLE, sidecar_of(directory), err.why)
-                old = self._old.get(directory, DirectoryRow(directory, "", "", 0))
-                row = old._replace(
-                    version=self._found.sidecars[directory], document=text.decode(errors="replace"), changed=-1
-                )
-                self._new[directory] = (row, document)
-
-    def _get(self, directory: str) -> bytes:
-        try:
-            return self._parts.store.get(sidecar_of(directory))
-        except NotFound:  # removed since the listing
-            return b""
-
-    def _document(self, directory: str) -> Document:
-        """Return what the store says of a directory's files."""
-        return self._new[directory][1] if directory in self._new else self._known(directory)
-
-    def _known(self, directory: str) -> Document:
-        """Return what it said when it was last read or written here."""
-        old = self._old.get(directory)
-        try:
-            return sidecar.parse(old.document) if old and old.document else sidecar.EMPTY
-        except InvalidParameter:
-            return sidecar.EMPTY
-
-    def _entry(self, path: str, remote: Remote) -> Entry:
-        directory, _, name = path.rpartition("/")
-        found, digest = Attributes(), ""
-        try:
-            found, digest = sidecar.entry_of(self._document(directory), name, remote.version)
-        except InvalidParameter as err:
-            self._parts.health.note(UNREADABLE, path, err.why)
-        if found.kind != "file":
-            found, digest = Attributes(), ""
-        return Entry(
-            path, remote.size, remote.version, found._replace(mtime_ns=found.mtime_ns or remote.mtime_ns), digest
-        )
 
     # Files
 
@@ -186,7 +128,7 @@ class Arrival:
             here = row is not None and (row.hydrated or not self._parts.hydration.whole)
             if here and row is not None and row.state == "clean" and row.version == remote.version:
                 continue
-            entry = self._entry(path, remote)
+            entry = self._said.entry(path, remote)
             (links if entry.attributes.link and entry.digest else wanted).append(entry)
             if row is None or row.state == "remote":
                 fresh.append(_expected(entry))
@@ -235,13 +177,15 @@ class Arrival:
 
     def _change_attributes(self) -> None:
         """Give files that were not fetched what others changed: mode, owner, extended attributes."""
-        for directory in self._new:
-            then, now = (d.get("entries", {}) for d in (self._known(directory), self._document(directory)))
+        for directory in self._said.changed():
+            then, now = (d.get("entries", {}) for d in (self._said.then(directory), self._said.now(directory)))
             for path, row in self._parts.journal.children(directory).items():
                 name = path.rpartition("/")[2]
                 if row.kind != "file" or row.state != "clean" or name not in now or now[name] == then.get(name):
                     continue
-                wanted = self._entry(path, Remote(row.signature.size, row.version, row.signature.mtime_ns)).attributes
+                wanted = self._said.entry(
+                    path, Remote(row.signature.size, row.version, row.signature.mtime_ns)
+                ).attributes
                 ours = Attributes.parse(json.loads(row.attributes))
                 if wanted._replace(link="") != ours and (name not in then or ours == _plain(then[name])):
                     self._set(row, wanted._replace(link=""))
@@ -298,8 +242,8 @@ class Arrival:
         return True
 
     def _make_links(self, *, remove: bool) -> None:
-        for directory in self._new:
-            then, now = (d.get("entries", {}) for d in (self._known(directory), self._document(directory)))
+        for directory in self._said.changed():
+            then, now = (d.get("entries", {}) for d in (self._said.then(directory), self._said.now(directory)))
             rows = self._parts.journal.children(directory)
             for name in {**then, **now}:
                 path = f"{directory}/{name}" if directory else name
@@ -317,17 +261,16 @@ class Arrival:
         wanted = _plain(now) if _type(now) == "symlink" else None
         staged = self._placer.staged("symlink")
         with self._parts.root.place(path) as (fd, name):
+            here = self._parts.root.lstat(path)
+            if row is not None and (here is None or Signature.of(here) != row.signature):
+                return
+            if wanted is not None and not self._stage_link(path, wanted, staged):
+                return
             if row is not None:
                 os.unlink(name, dir_fd=fd)
                 self._change(lambda database: journal.drop(database, [path]))
             if wanted is None:
                 return
-            os.symlink(wanted.target, staged)
-            here = os.open(staged.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                attributes.apply(here, staged.name, wanted)
-            finally:
-                os.close(here)
             if not rename_new(str(staged), fd, name):
                 staged.unlink()
                 return
@@ -335,13 +278,23 @@ class Arrival:
         made = Row(path, "symlink", signature, 1, "", "clean", True, "", "", _text(wanted))
         self._change(lambda database: journal.put(database, [made]))
 
+    def _stage_link(self, path: str, wanted: Attributes, staged: Path) -> bool:
+        """Make a symbolic link beside the tree; False if what is said of it makes none."""
+        try:
+            os.symlink(wanted.target, staged)
+        except OSError as err:  # no target, or one that is too long
+            self._parts.health.note(UNREADABLE, path, err.strerror or str(err))
+            return False
+        self._placer.give_attributes(path, staged, wanted)
+        return True
+
     def _finish_directories(self, *, remove: bool) -> None:
         """Give directories their attributes, last because all of the above changes their times; the deepest first."""
         stored = self._found.directories()
         for row in sorted(self._parts.journal.rows("clean"), key=lambda r: r.path, reverse=True):
             if row.kind != "directory" or not row.path:
                 continue
-            old = self._old.get(row.path)
+            old = self._said.row(row.path)
             if row.path in stored:
                 self._finish(row)
             elif old is None or not old.version:
@@ -353,12 +306,12 @@ class Arrival:
             self._finish(root)
 
     def _finish(self, row: Row) -> None:
-        if row.path not in self._new:
+        if row.path not in self._said.changed():
             self._refresh(row)
             return
-        then, now = (_plain(d.get("directory")) for d in (self._known(row.path), self._document(row.path)))
+        then, now = (_plain(d.get("directory")) for d in (self._said.then(row.path), self._said.now(row.path)))
         ours = Attributes.parse(json.loads(row.attributes))._replace(mtime_ns=0)
-        mine = "directory" not in self._known(row.path) or ours == then._replace(mtime_ns=0)
+        mine = "directory" not in self._said.then(row.path) or ours == then._replace(mtime_ns=0)
         if now.kind != "directory" or not mine:
             self._refresh(row)
             return

@@ -127,7 +127,7 @@ class Placer:
 
     def install(self, entry: Entry, staged: Path, *, hydrated: bool) -> bool:
         """Give a staged file its attributes and its name; see `Site.install`. Raises OSError."""
-        self._give_attributes(entry.path, staged, entry.attributes)
+        self.give_attributes(entry.path, staged, entry.attributes)
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
         row = self._parts.journal.row(entry.path)
@@ -192,7 +192,8 @@ class Placer:
         if full:
             self.flush()
 
-    def _give_attributes(self, path: str, staged: Path, wanted: Attributes) -> None:
+    def give_attributes(self, path: str, staged: Path, wanted: Attributes) -> None:
+        """Give a staged file what it is to have under a path; what the file system refuses is shown. Raises OSError."""
         fd = os.open(staged.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             refused = attributes.apply(fd, staged.name, wanted)
@@ -257,7 +258,7 @@ class Placer:
 
         This is what a conflict ends with. Raises OSError.
         """
-        self._give_attributes(entry.path, staged, entry.attributes)
+        self.give_attributes(entry.path, staged, entry.attributes)
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
         blank = Row(entry.path, "file", journal.NEVER, 1, entry.version, "clean", True, digest, "", "")

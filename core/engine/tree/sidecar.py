@@ -60,7 +60,7 @@ def parse(text: str | bytes) -> Document:
         if found.get("format") != FORMAT:
             raise ValueError(f"the format {found.get('format')!r} is not known")
         return found
-    except (ValueError, TypeError) as err:
+    except (ValueError, TypeError, RecursionError) as err:
         raise InvalidParameter("a sidecar cannot be read", why=str(err)) from err
 
 
