@@ -46,7 +46,8 @@ class StorePlan(NamedTuple):
             raise Unsupported(
                 f"{self.parts[-1].url} cannot be used for this",
                 driver=self.parts[-1].driver,
-                why=f"the store has no {', '.join(missing)}",
+                why=f"the store lacks the capability {', '.join(missing)}",
+                hint=f"See: engine driver show {self.parts[-1].driver}",
             )
 
 
