@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+from engine.durable import sync_file_system
 from engine.opening import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
@@ -42,6 +43,10 @@ class Root:
     def close(self) -> None:
         """Give up the descriptor."""
         os.close(self._fd)
+
+    def sync(self) -> None:
+        """Write all of its file system to the disk. Raises OSError."""
+        sync_file_system(self._fd)
 
     @contextlib.contextmanager
     def directory(self, path: str) -> Iterator[int]:

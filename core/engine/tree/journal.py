@@ -15,7 +15,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -242,6 +242,11 @@ class Journal:
     def row(self, path: str) -> Row | None:
         """Return a path's row."""
         return next((_row(r) for r in self._all(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (path,))), None)
+
+    def rows_of(self, paths: Sequence[str]) -> dict[str, Row]:
+        """Return the rows of some paths, by their paths."""
+        marks = ",".join("?" * len(paths))
+        return {r[0]: _row(r) for r in self._all(f"SELECT {_COLUMNS} FROM files WHERE path IN ({marks})", (*paths,))}
 
     def rows(self, *states: State) -> Iterator[Row]:
         """Iterate over the rows of some states, or over all, as they are now."""

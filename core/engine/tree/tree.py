@@ -30,6 +30,7 @@ from engine.tree import journal, listing, lost
 from engine.tree.arrival import Arrival
 from engine.tree.beneath import Root
 from engine.tree.conflict import Conflicts
+from engine.tree.disk import Disk
 from engine.tree.eager import EagerHydration
 from engine.tree.health import Health
 from engine.tree.hydration import Hydration
@@ -39,6 +40,7 @@ from engine.tree.parts import Parts
 from engine.tree.placing import Placer
 from engine.tree.scan import Found, Scanner
 from engine.tree.sidecar import Sidecars
+from engine.tree.together import Together
 from engine.tree.transfers import Key, Transfers
 from engine.tree.upload import Uploader
 from engine.tree.watch import Watch
@@ -113,7 +115,8 @@ class Tree:
         self._scanner = Scanner(self._parts, self._watch)
         uploader = Uploader(self._parts, Conflicts(self._parts, self._placer))
         sidecars = Sidecars(self._store, records, self._written, self._doubt)
-        self._transfers = Transfers(self._parts, uploader, sidecars)
+        together = Together(self._parts, Disk(root))
+        self._transfers = Transfers(self._parts, uploader, together, sidecars)
         self._scan(deep=True)
         self._list()
         self._scan(deep=True)

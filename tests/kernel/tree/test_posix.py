@@ -14,7 +14,7 @@ import pytest
 from tests.kernel.storage import servers
 from tests.kernel.tree.grounds import Place, picture, store_of
 
-from engine.tree import upload
+from engine.tree import sending
 
 ROWS: dict[str, Callable[[Path], object]] = {}
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2  # fallocate(2)
@@ -243,7 +243,7 @@ def test_programs_see_what_they_see_on_a_plain_directory_and_so_does_another_hos
 def test_the_same_through_s3(tmp_path, wrapped, monkeypatch):
     monkeypatch.setenv("TREE_PASSWORD", "of the tests of trees")
     if not wrapped:
-        monkeypatch.setattr(upload, "IN_MEMORY", 1 << 20)  # larger files are sent in parts
+        monkeypatch.setattr(sending, "IN_MEMORY", 1 << 20)  # larger files are sent in parts
     (tmp_path / "weed").mkdir()
     with servers.seaweed(tmp_path / "weed") as bucket:
         options = {**bucket.options, **({"crypt-password": "env:TREE_PASSWORD"} if wrapped else {})}
