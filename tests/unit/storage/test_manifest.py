@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.plugins import Plugins
-from engine.spec.errors import Conflict
+from engine.spec.errors import Conflict, Unavailable
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
 from engine_drivers.storage.crypt import manifest as module
@@ -202,7 +202,7 @@ def test_manifest_removed_in_use(site):
     store._manifest._timer.cancel()
     store._manifest._write_later()  # as the timer does
     for change in (lambda: store.put("c", b"C"), lambda: store.delete("a")):
-        with pytest.raises(Conflict, match="turned back"):
+        with pytest.raises(Unavailable, match="turned back"):
             change()
     assert store.get("a") == b"A"
     (site.base / "away").rename(log)

@@ -218,10 +218,18 @@ class Manifest:
     # Writing
 
     def ready(self) -> None:
-        """Raise Damaged as long as the log in the store is not the one that we write: its objects may not be ours."""
-        if self._refused is not None:
+        """Raise Unavailable as long as the log in the store is not the one that we write: its objects may be old, too.
+
+        It is no Conflict: nobody wrote the object that is to be written.
+        """
+        if self._refused is None:
+            return
+        try:
             self.refresh()
-            self._refused = None
+        except Damaged as err:
+            what = "nothing can be written into the encrypted store"
+            raise Unavailable(what, driver="crypt", why=f"{err.what}: {err.why}", hint=err.hint) from err
+        self._refused = None
 
     def wrote(self, name: str, entry: Entry) -> None:
         """Note an object that was just written. Raises what the store raises when a full list cannot be written."""

@@ -157,7 +157,7 @@ class CryptStore(Store):
     # Writing
 
     def _new(self, key: str) -> str:
-        """Return the name of an object that is to be written. Raises Damaged if the store is not the one it was."""
+        """Return the name of an object that is to be written. Raises Unavailable if the manifest has gone."""
         name = self._name(key)
         if self._manifest is not None:
             self._manifest.ready()
