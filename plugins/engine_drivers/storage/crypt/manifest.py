@@ -149,9 +149,12 @@ class Manifest:
     def refresh(self) -> None:
         """Read what other hosts have added. Raises RolledBack if what was there is not there any more."""
         seen = self._head.generation
-        kinds = self._listed()
-        newest = max(kinds, default=0)
-        if newest < seen:  # somebody removed the log, and perhaps began another one
+        for _ in range(2):  # a listing beside another host's compaction may have neither the old segments nor the new
+            kinds = self._listed()
+            newest = max(kinds, default=0)
+            if newest >= seen:
+                break
+        else:  # somebody removed the log, and perhaps began another one
             raise _turned_back(newest, seen)
         with self._lock:
             before = self._head.generation
