@@ -20,7 +20,9 @@ SUITES: dict[str, list[list[str]]] = {
         ["run_latency.py", "--rounds", "9"],
     ],
     "volumes": [
+        ["volumes.py"],
         ["on_demand.py"],
+        ["encrypted_remote.py"],
     ],
 }
 

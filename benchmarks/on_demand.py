@@ -130,6 +130,7 @@ def rclone(base: Path, place: Place) -> Iterator[Path]:
         yield mount
     finally:
         subprocess.run(["umount", mount], check=True, timeout=30)
+        process.terminate()  # unmounted, it may still look after its cache
         process.wait(60)
 
 
