@@ -37,6 +37,8 @@ class Conflicts:
 
         `digest` is of the local content. Raises what the store raises, and OSError.
         """
+        if self._parts.journal.removal(row.path) is not None:
+            return True  # it is of a file that had the name before, and goes first
         found = self._parts.store.head(row.path)
         if found is None and not row.version:
             return False

@@ -105,8 +105,9 @@ class EagerHydration(Hydration):
     def forget(self, path: str) -> None:
         """Nothing is kept for a file."""
 
-    def moved(self, path: str, version: str, inode: int) -> None:
+    def moved(self, path: str, version: str, inode: int) -> bool:
         """Nothing: a file without its content is replaced by `prepare`, by its own name."""
+        return True
 
     def open(self, path: str) -> int:
         """Open a file for reading. Raises OSError."""

@@ -149,11 +149,11 @@ class Hydration(ABC):
         """Note that the tree removed a file, or gave it another name; what was kept for it can go."""
 
     @abstractmethod
-    def moved(self, path: str, version: str, inode: int) -> None:
+    def moved(self, path: str, version: str, inode: int) -> bool:
         """Note that a file without all its content was renamed: it is now in the object `path`, of that version.
 
-        A file with another inode number has taken its place since, and is left alone. When this returns, the object of
-        the old name is removed.
+        Return False if it has yet another name by now: what is at the path is left alone, and nothing is noted. Else
+        the object of the old name is removed when this has returned.
         """
 
     @abstractmethod

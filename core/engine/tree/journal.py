@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Database = sqlite3.Connection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE files (
     path TEXT PRIMARY KEY, parent TEXT NOT NULL, kind TEXT NOT NULL,
@@ -40,7 +40,7 @@ CREATE INDEX files_ino ON files (ino) WHERE ino != 0;
 CREATE INDEX files_pending ON files (state) WHERE state NOT IN ('clean', 'local');
 CREATE TABLE removals (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, version TEXT NOT NULL, ino INTEGER NOT NULL,
-    digest TEXT NOT NULL, sent TEXT NOT NULL
+    digest TEXT NOT NULL, sent TEXT NOT NULL, hydrated INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX removals_ino ON removals (ino);
 CREATE TABLE directories (
@@ -51,6 +51,8 @@ CREATE TABLE swaps (staged TEXT PRIMARY KEY, path TEXT NOT NULL, ino INTEGER NOT
 CREATE TABLE conflicts (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_UPGRADE = "ALTER TABLE removals ADD COLUMN hydrated INTEGER NOT NULL DEFAULT 1"
+"""From version 1 to 2."""
 
 State = Literal["remote", "clean", "dirty", "uploading", "local"]
 """What a file is:
@@ -94,9 +96,10 @@ class Removal(NamedTuple):
     ino: int
     """Of the file that had the name: the same inode under another name is a rename."""
     digest: str
-    """Of its content; "" if that is not known, or was never here: then it may be nowhere but in the object."""
     sent: str
     """As of a row: digests of uploads that may have replaced `version`."""
+    hydrated: bool
+    """Its content was here. If not, it is nowhere but in the object, and the file may only have another name."""
 
 
 class DirectoryRow(NamedTuple):
@@ -269,20 +272,24 @@ class Journal:
         where = "ino = ? AND ino != 0 AND kind = 'file' AND state IN ('dirty', 'uploading')"
         return [r[0] for r in self._all(f"SELECT path FROM files WHERE {where}", (ino,))]
 
+    def names(self, ino: int) -> list[Row]:
+        """Return the rows of all names of a file."""
+        where = "ino = ? AND ino != 0 AND kind = 'file'"
+        return [_row(r) for r in self._all(f"SELECT {_COLUMNS} FROM files WHERE {where}", (ino,))]
+
     def removals(self) -> list[Removal]:
         """Return the objects to be removed, in order."""
-        query = "SELECT seq, path, version, ino, digest, sent FROM removals ORDER BY seq"
-        return [Removal(*r) for r in self._all(query)]
+        return [_removal(r) for r in self._all(f"SELECT {_REMOVAL} FROM removals ORDER BY seq")]
 
     def removal(self, path: str) -> Removal | None:
         """Return the order to remove a path's object; None if there is none."""
-        query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE path = ?"
-        return next((Removal(*r) for r in self._all(query, (path,))), None)
+        found = self._all(f"SELECT {_REMOVAL} FROM removals WHERE path = ?", (path,))
+        return next(map(_removal, found), None)
 
     def removed_inode(self, ino: int) -> Removal | None:
         """Return the removal of the file that had this inode; None if there is none."""
-        query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE ino = ?"
-        return next((Removal(*r) for r in self._all(query, (ino,))), None)
+        found = self._all(f"SELECT {_REMOVAL} FROM removals WHERE ino = ?", (ino,))
+        return next(map(_removal, found), None)
 
     def directories(self) -> dict[str, DirectoryRow]:
         """Return all sidecars that are known."""
@@ -380,8 +387,8 @@ def note_removal(database: Database, row: Row) -> None:
     drop(database, (row.path,))
     if row.kind == "file" and (row.version or row.sent):
         database.execute(
-            "INSERT OR REPLACE INTO removals (path, version, ino, digest, sent) VALUES (?,?,?,?,?)",
-            (row.path, row.version, row.signature.ino, row.digest if row.hydrated else "", row.sent),
+            "INSERT OR REPLACE INTO removals (path, version, ino, digest, sent, hydrated) VALUES (?,?,?,?,?,?)",
+            (row.path, row.version, row.signature.ino, row.digest, row.sent, row.hydrated),
         )
     elif not row.hydrated:
         for (seq,) in database.execute("SELECT seq FROM removals WHERE ino = ?", (row.signature.ino,)).fetchall():
@@ -395,12 +402,11 @@ def take_removal(database: Database, path: str, ino: int) -> Removal | None:
     The order stands, and None is returned, if this is another file (`ino`) and the removed one was never read: it may
     have another name now, and its content is in the object, which must not be overwritten.
     """
-    query = "SELECT seq, path, version, ino, digest, sent FROM removals WHERE path = ?"
-    found = database.execute(query, (path,)).fetchone()
+    found = database.execute(f"SELECT {_REMOVAL} FROM removals WHERE path = ?", (path,)).fetchone()
     if found is None:
         return None
-    removal = Removal(*found)
-    if removal.ino != ino and not removal.digest:
+    removal = _removal(found)
+    if removal.ino != ino and not removal.hydrated:
         return None
     database.execute("DELETE FROM removals WHERE path = ?", (path,))
     return removal
@@ -416,9 +422,10 @@ def mark_changed(database: Database, directories: Iterable[str]) -> None:
         database.execute("INSERT OR IGNORE INTO directories VALUES ('', '', '', 1)")
 
 
-def update_removal(database: Database, path: str, version: str, digest: str) -> None:
-    """Note which object it is that has to be removed: an upload ended after the file was removed."""
-    database.execute("UPDATE removals SET version = ?, digest = ?, sent = '' WHERE path = ?", (version, digest, path))
+def update_removal(database: Database, path: str, version: str, digest: str) -> bool:
+    """Note which object it is that has to be removed: an upload ended after the file was removed. False if none is."""
+    query = "UPDATE removals SET version = ?, digest = ?, sent = '' WHERE path = ?"
+    return database.execute(query, (version, digest, path)).rowcount > 0
 
 
 def end_removal(database: Database, removal: Removal) -> bool:
@@ -480,6 +487,13 @@ def drop_sidecar(database: Database, row: DirectoryRow) -> None:
 _COLUMNS = "path, kind, ino, size, mtime_ns, ctime_ns, links, version, state, hydrated, digest, sent, attributes"
 
 
+_REMOVAL = "seq, path, version, ino, digest, sent, hydrated"
+
+
+def _removal(found: tuple[Any, ...]) -> Removal:
+    return Removal(*found)._replace(hydrated=bool(found[-1]))
+
+
 def _row(found: tuple[Any, ...]) -> Row:
     path, kind, ino, size, mtime, ctime, links, version, state, hydrated, digest, sent, attributes = found
     signature = Signature(ino, size, mtime, ctime)
@@ -505,6 +519,8 @@ def _open(path: str) -> Database:
             raise sqlite3.DatabaseError("; ".join(problems))
         if found == 0:
             _create(database, path)
+        elif found < SCHEMA_VERSION:
+            _upgrade(database)
         return database
     except BaseException:
         database.close()
@@ -517,6 +533,13 @@ def _create(database: Database, path: str) -> None:
     database.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA.split(";"):
         database.execute(statement)
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    database.execute("COMMIT")
+
+
+def _upgrade(database: Database) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    database.execute(_UPGRADE)
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     database.execute("COMMIT")
 

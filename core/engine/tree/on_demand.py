@@ -144,10 +144,15 @@ class OnDemandHydration(Hydration):
         if error:
             raise Unavailable(f"{path!r} cannot be fetched", why=self._hydrator.last_error or os.strerror(error))
 
-    def moved(self, path: str, version: str, inode: int) -> None:
+    def moved(self, path: str, version: str, inode: int) -> bool:
         """Have a file's attribute name the object that it is in now. Raises Unavailable while it is being fetched."""
-        fd = self._quiet.open(path)
         try:
+            fd = self._quiet.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        try:
+            if os.fstat(fd).st_ino != inode:
+                return False
             handle = handle_of(fd)
             end = time.monotonic() + self._patience
             while not self._hydrator.hold(handle):
@@ -155,16 +160,16 @@ class OnDemandHydration(Hydration):
                     raise Unavailable(f"{path!r} was renamed", why="it is being fetched under its old name")
                 time.sleep(_PAUSE)
             try:
-                if os.fstat(fd).st_ino == inode:
-                    self._rename_object(fd, path, version)
+                self._rename_object(fd, path, version)
             finally:
                 self._hydrator.let_go(handle)
+            return True
         finally:
             os.close(fd)
 
     def _rename_object(self, fd: int, path: str, version: str) -> None:
         found = contents.read(fd)
-        if found is None or self._fills.present(found, found.inode):
+        if found is None or self._fills.present(found, found.inode) or (found.key, found.version) == (path, version):
             return
         before = signature(fd)
         contents.write(fd, replace(found, key=path, version=version))

@@ -108,8 +108,7 @@ def confirm(database: Database, path: str, content: Content, version: str) -> Ou
     """Note that the store has this content; the file may have changed, moved or gone meanwhile."""
     row = journal.get(database, path)
     journal.mark_changed(database, [parent_of(path)])
-    if row is None or row.kind != "file":
-        journal.update_removal(database, path, version, content.digest)
+    if journal.update_removal(database, path, version, content.digest) or row is None or row.kind != "file":
         return Outcome.DONE
     clean = row.signature == content.before
     state: journal.State = "clean" if clean else "dirty"

@@ -141,15 +141,14 @@ class Uploader:
             self._parts.hydration.ensure(row.path)
             return Outcome.CHANGED
         version = version_of(found)
-        self._parts.hydration.moved(row.path, version, row.signature.ino)
+        moved = self._parts.hydration.moved(row.path, version, row.signature.ino)
 
         def change(database: Database) -> bool:
             now = journal.get(database, row.path)
             journal.mark_changed(database, [parent_of(row.path)])
-            if now is None:
-                journal.update_removal(database, row.path, version, "")
+            if journal.update_removal(database, row.path, version, "") or now is None:
                 return True
-            same = now.signature.ino == row.signature.ino and not now.hydrated
+            same = moved and now.signature.ino == row.signature.ino and not now.hydrated
             state: journal.State = "clean" if same else "dirty"
             journal.put(database, [now._replace(version=version, digest="", sent="", state=state)])
             return same
@@ -162,14 +161,42 @@ class Uploader:
         """Remove the object of a file that was removed here; not if somebody else wrote it meanwhile."""
         found = self._parts.store.head(removal.path)
         if found is not None and self._ours(removal, found):
-            for path in self._parts.journal.unsaved_names(removal.ino):
-                self._parts.hydration.ensure(path)  # it cannot be stored before this is gone, and may be nowhere else
+            if not self._is_here(removal):
+                return Outcome.HELD
             self._parts.store.delete(removal.path)
             self._parts.written.removed(removal.path)
         elif found is not None:
             self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")
         ended = self._parts.journal.change(lambda database: journal.end_removal(database, removal))
         return Outcome.DONE if ended else Outcome.CHANGED
+
+    def _is_here(self, removal: Removal) -> bool:
+        """Make sure that a removed file which has other names does not need the object; False: look again later.
+
+        Stored under another name, it is fetched from there. Otherwise it is fetched now: this object is in its way.
+        """
+        hydration = self._parts.hydration
+        for row in self._parts.journal.names(removal.ino):
+            if row.state == "clean" and not hydration.moved(row.path, row.version, removal.ino):
+                return False
+            if row.state in ("dirty", "uploading") and not self._fetched(row.path, removal.ino):
+                return False
+        return True
+
+    def _fetched(self, path: str, ino: int) -> bool:
+        hydration = self._parts.hydration
+        try:
+            fd = hydration.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False  # it was renamed again: the next scan says where it is
+        try:
+            if os.fstat(fd).st_ino != ino:
+                return False
+            if not hydration.complete(fd):
+                hydration.ensure(path)
+            return hydration.complete(fd)
+        finally:
+            os.close(fd)
 
     def _ours(self, removal: Removal, found: Stat) -> bool:
         if version_of(found) == removal.version:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.kernel.tree.fault_store import FaultStore
 from tests.kernel.tree.grounds import Place, store_of
 
 from engine.spec.errors import Unsupported
@@ -101,3 +102,48 @@ def test_a_name_that_is_taken_before_the_other_place_is_seen(tmp_path: Path, sto
         place.sync()
         wanted = {"a/file": b"new", "b/moved": b"content", "b/other": b"other"}
         assert objects(store) == read(place.path) == wanted
+
+
+def test_a_name_of_several_is_removed(tmp_path: Path, store: Store) -> None:
+    store.put("one", b"content")
+    with Place(tmp_path, store, mode="on-demand") as place:
+        os.link(place.path / "one", place.path / "two")
+        place.sync()
+    with Place(tmp_path, store, "b", mode="on-demand") as place:
+        assert (place.path / "one").stat().st_nlink == 2
+        (place.path / "one").unlink()
+        place.sync()
+        assert objects(store) == read(place.path) == {"two": b"content"}
+    assert holder.end(tmp_path / "b/run")
+
+
+def test_a_file_is_renamed_again_while_its_object_is_copied_or_removed(tmp_path: Path, store: Store) -> None:
+    names = ("copied", "removed", "between")
+    for name in names:
+        store.put(name, b"content of " + name.encode())
+    with Place(tmp_path, FaultStore(store), mode="on-demand") as place:
+        root = place.path
+
+        def meanwhile(operation, key, call):
+            found = call()
+            if operation in ("copy", "put") and (root / "copied 1").exists():
+                (root / "copied 1").rename(root / "copied 2")
+            if operation == "head" and key == "between" and (root / "removed").exists():
+                (root / "removed").rename(root / "removed 2")
+            return found
+
+        place.store.fault = meanwhile
+        (root / "copied").rename(root / "copied 1")
+        (root / "between").rename(root / "t")  # two change places, and then one goes on
+        (root / "removed").rename(root / "between")
+        (root / "t").rename(root / "removed")
+        place.sync()
+        place.sync()
+        wanted = {
+            "copied 2": b"content of copied",
+            "between": b"content of removed",
+            "removed 2": b"content of between",
+        }
+        wanted |= {} if (root / "copied 2").exists() else {"copied 1": wanted.pop("copied 2")}
+        assert objects(store) == read(root) == wanted
+        assert (place.tree.status().conflicts, place.tree.status().reason) == ((), "")
