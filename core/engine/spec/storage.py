@@ -21,6 +21,7 @@ StorageOptionsT = TypeVar("StorageOptionsT", bound=StorageOptions, default=Stora
 """The model of a driver's options."""
 
 Data = TypeVar("Data", bytes, memoryview)
+"""Bytes of an object, as a copy or in somebody's buffer."""
 
 ABSENT: Literal["absent"] = "absent"
 """The condition of a write that must make a new object. No store has this word as an etag: theirs are quoted or hex."""
