@@ -375,7 +375,7 @@ class EngineHost:
             claims = db.execute("SELECT space, value, owner FROM claims").fetchall()
         return sorted([f"object {row}" for row in objects] + [f"claim {row}" for row in claims])
 
-    def assert_clean(self, before: dict[str, Any], seconds: float = 5.0) -> None:
+    def assert_clean(self, before: dict[str, Any], seconds: float = 20.0) -> None:
         """Fail, showing what differs, unless the machine is as it was; what goes by itself gets some time for it."""
         snapshot.assert_becomes(before, self.snapshot, seconds)
 

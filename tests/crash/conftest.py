@@ -83,4 +83,4 @@ def crashing(machine: CrashHost) -> Iterator[CrashHost]:
     before = machine.settled()
     yield machine
     machine.remove_all()
-    machine.assert_clean(before, 15)
+    machine.assert_clean(before)

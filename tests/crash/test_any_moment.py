@@ -162,7 +162,7 @@ def second(crashing: CrashHost) -> Iterator[CrashHost]:
     for volume in crashing.call("GET", "/volumes")[1]["Volumes"]:
         assert volume["Name"].startswith("v-"), f"a volume that nobody named is left: {volume}"
         assert crashing.call("DELETE", f"/volumes/{volume['Name']}")[0] == 204
-    crashing.assert_clean(before, 15)
+    crashing.assert_clean(before)
     assert crashing.call("DELETE", f"/networks/{NETWORK}")[0] == 204
 
 

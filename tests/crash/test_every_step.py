@@ -49,7 +49,7 @@ def test_create(crashing: KillingHost) -> None:
         if found:
             crashing.assert_whole()
             remove(crashing, name)
-        crashing.assert_clean(before, 10)
+        crashing.assert_clean(before)
         if not killed:
             assert step > 4
             return
@@ -69,7 +69,7 @@ def test_start(crashing: KillingHost) -> None:
         start(crashing, name)
         crashing.assert_whole()
         remove(crashing, name)
-        crashing.assert_clean(before, 10)
+        crashing.assert_clean(before)
         if not killed:
             assert step > 20
             return
@@ -90,7 +90,7 @@ def test_remove(crashing: KillingHost) -> None:
             start(crashing, name)
             crashing.assert_whole()
             remove(crashing, name)
-        crashing.assert_clean(before, 10)
+        crashing.assert_clean(before)
         if not killed:
             assert step > 10
             return

@@ -77,7 +77,7 @@ def test_port_add(servers: KillingHost) -> None:
         assert answer(servers, 8090) == ("red" if there else "")
         if there:
             assert servers.call("POST", f"{path}/remove", {"Ports": [{"HostPort": 8090}]})[0] == 204
-        servers.assert_clean(before, 10)
+        servers.assert_clean(before)
         return killed
 
     every_step(attempt, 3)
@@ -140,7 +140,7 @@ def test_connect(servers: KillingHost) -> None:
         servers.assert_whole()
         if connected:
             assert servers.call("POST", f"/networks/{SECOND}/disconnect", {"Container": "red"})[0] == 200
-        servers.assert_clean(before, 10)
+        servers.assert_clean(before)
         return killed
 
     every_step(attempt, 5)
@@ -188,7 +188,7 @@ def test_end_with_rm(crashing: KillingHost) -> None:
         )
         until(lambda: crashing.inspect(name) is None, gone)
         crashing.assert_whole()
-        crashing.assert_clean(before, 10)
+        crashing.assert_clean(before)
         return killed
 
     every_step(attempt, 10)
@@ -207,7 +207,7 @@ def test_volume_create(crashing: KillingHost) -> None:
         if there:
             crashing.engine("run", "--rm", "-v", f"{name}:/v", "busybox", "touch", "/v/file")
             assert crashing.call("DELETE", f"/volumes/{name}")[0] == 204
-        crashing.assert_clean(before, 10)
+        crashing.assert_clean(before)
         return killed
 
     every_step(attempt, 4)

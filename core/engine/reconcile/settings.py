@@ -2,6 +2,9 @@
 
 There is no netlink notification for most parameters. Writes by sysctl(8) and the like are seen, through any path of
 this mount of /proc; a parameter that is changed through another mount of it is found at the next repair.
+
+Each file is held open (O_PATH: no parameter is read, and its link may go): once the kernel has dropped its entry for
+the path from memory, the path means another inode, of which a watch on the first one would hear nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +15,22 @@ import os
 import struct
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 _IN_MODIFY, _IN_IGNORED, _IN_Q_OVERFLOW = 0x2, 0x8000, 0x4000
 _EVENT = struct.Struct("=iIII")
 MANY = 1024
 """With so many files, those that are gone (with their link) are looked for and forgotten."""
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Watched(NamedTuple):
+    """A file, and what it is to say."""
+
+    path: Path
+    value: str
+    held: int
+    """Descriptor that keeps the path's inode the same."""
 
 
 class Settings:
@@ -28,7 +41,7 @@ class Settings:
         self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "inotify_init1")
-        self._watched: dict[int, tuple[Path, str]] = {}
+        self._watched: dict[int, _Watched] = {}
 
     def fileno(self) -> int:
         """Return what poll(2) waits for."""
@@ -36,6 +49,9 @@ class Settings:
 
     def close(self) -> None:
         """Watch no longer."""
+        with self._lock:
+            for watch in list(self._watched):
+                self._forget(watch)
         os.close(self._fd)
 
     def keep(self, path: Path, value: str) -> None:
@@ -43,15 +59,28 @@ class Settings:
         with self._lock:
             if len(self._watched) >= MANY:
                 self._forget_gone()
-            watch = _libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_MODIFY)
-            if watch >= 0:
-                self._watched[watch] = (path, value)
+            try:
+                held = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                return
+            watch = _libc.inotify_add_watch(self._fd, os.fsencode(f"/proc/self/fd/{held}"), _IN_MODIFY)
+            if watch < 0 or watch in self._watched:
+                os.close(held)
+            if watch in self._watched:
+                self._watched[watch] = self._watched[watch]._replace(value=value)
+            elif watch >= 0:
+                self._watched[watch] = _Watched(path, value, held)
 
     def _forget_gone(self) -> None:
-        for watch, (path, _) in list(self._watched.items()):
-            if not path.exists():
-                del self._watched[watch]
+        for watch, file in list(self._watched.items()):
+            if not file.path.exists():
                 _libc.inotify_rm_watch(self._fd, watch)
+                self._forget(watch)
+
+    def _forget(self, watch: int) -> None:
+        file = self._watched.pop(watch, None)
+        if file is not None:
+            os.close(file.held)
 
     def changed(self) -> bool:
         """Read what has happened, and tell whether a file says something else than it is to say."""
@@ -69,10 +98,10 @@ class Settings:
     def _differs(self, watch: int, mask: int) -> bool:
         with self._lock:
             if mask & _IN_IGNORED:
-                self._watched.pop(watch, None)
-            path, value = self._watched.get(watch, (None, ""))
+                self._forget(watch)
+            file = self._watched.get(watch)
         try:
-            return path is not None and path.read_text().split() != value.split()
+            return file is not None and file.path.read_text().split() != file.value.split()
         except OSError as err:
             if err.errno in (errno.ENOENT, errno.ENODEV):
                 return False  # its link is gone, which is noticed otherwise

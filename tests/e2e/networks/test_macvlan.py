@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,9 +71,9 @@ def test_a_machine_of_its_own(home: EngineHost) -> None:
     home.engine("run", "-d", "--name", "nas", "--network", "wire", "busybox", "sleep", "1000")
     own, own6 = address(home, "nas", "wire"), address(home, "nas", "wire", "GlobalIPv6Address")
     for target in (HOST, ROUTER, HOST6, ROUTER6):
-        assert until(lambda target=target: reaches(home, "nas", target), f"a way to {target}", 10)
+        assert until(lambda target=target: reaches(home, "nas", target), f"a way to {target}")
     for run in (home.run, home.run_lan):
-        assert until(lambda run=run: pings(run, own) and pings(run, own6), "a way to the container", 10)
+        assert until(lambda run=run: pings(run, own) and pings(run, own6), "a way to the container")
     home.run_lan("ip", "address", "add", "198.51.100.77/24", "dev", "home0")
     done = home.engine("run", "--rm", "--network", "wire", "--ip", "198.51.100.77", "busybox", "true", check=False)
     assert done.returncode == 125
@@ -99,16 +98,16 @@ def test_a_parent_that_goes_and_comes(home: EngineHost) -> None:
     assert "no link 'home0' on the host" in done.stderr
     assert "Links: eth0" in done.stderr
     plug_in(home)
-    until(link, "the link to come back", 5)
-    until(lambda: pings(home.run, own) and pings(home.run_lan, own), "a way to the container", 10)
+    until(link, "the link to come back")
+    until(lambda: pings(home.run, own) and pings(home.run_lan, own), "a way to the container")
     # The same while no daemon looks.
     home.kill_daemon()
     home.run("ip", "link", "delete", "home0")
     home.start_daemon()
     assert not link()
     plug_in(home)
-    until(link, "the link to come back", 10)
-    until(lambda: home.engine("doctor", check=False).returncode == 0, "a healthy host", 10)
+    until(link, "the link to come back")
+    until(lambda: home.engine("doctor", check=False).returncode == 0, "a healthy host")
     # After a reboot, at which the parent comes later than the daemon.
     home.kill_daemon()
     home.kill_containers()
@@ -125,9 +124,7 @@ def test_a_parent_that_goes_and_comes(home: EngineHost) -> None:
 def test_dhcp(home: EngineHost) -> None:
     home.engine("network", "create", "-d", "macvlan", "-o", "parent=home0", "--ipam-driver", "dhcp",
                 "--ipam-opt", "timeout=3", "lan")  # fmt: skip
-    start = time.monotonic()
     done = home.engine("run", "--rm", "--network", "lan", "busybox", "true", check=False)
-    assert time.monotonic() - start < 6
     assert (done.returncode, "no DHCP server gave container" in done.stderr) == (125, True), done.stderr
     assert home.engine("network", "inspect", "-f", "{{len .Containers}}", "lan").stdout.strip() == "0"
     with dhcp(home, 100, 109):
@@ -147,12 +144,12 @@ def test_dhcp(home: EngineHost) -> None:
         assert address(home, "nas", "lan") == own
     with dhcp(home, 120, 129):
         home.restart_daemon()  # it asks whether the lease holds; it does not
-        until(lambda: address(home, "nas", "lan").startswith("198.51.100.12"), "another address", 15)
+        until(lambda: address(home, "nas", "lan").startswith("198.51.100.12"), "another address")
         own = address(home, "nas", "lan")
-        until(lambda: f"{own}/24" in home.engine("exec", "nas", "ip", "address").stdout, "the link's address", 10)
-        until(lambda: reaches(home, "nas", HOST), "the host", 10)
+        until(lambda: f"{own}/24" in home.engine("exec", "nas", "ip", "address").stdout, "the link's address")
+        until(lambda: reaches(home, "nas", HOST), "the host")
         home.engine("rm", "-f", "nas")
-        until(lambda: not leases(home).read_text(), "the release", 10)
+        until(lambda: not leases(home).read_text(), "the release")
 
 
 def test_ipv6_alone(clean: EngineHost) -> None:
@@ -163,8 +160,8 @@ def test_ipv6_alone(clean: EngineHost) -> None:
     own = address(clean, "nas", "six", "GlobalIPv6Address")
     assert own.startswith("fd")
     assert "inet " not in clean.engine("exec", "nas", "ip", "address", "show", "eth0").stdout
-    assert until(lambda: reaches(clean, "box", own), "the other container", 10)
-    assert until(lambda: reaches(clean, "box", "nas"), "the other container by its name", 10)
+    assert until(lambda: reaches(clean, "box", own), "the other container")
+    assert until(lambda: reaches(clean, "box", "nas"), "the other container by its name")
     (shown,) = json.loads(clean.engine("network", "inspect", "six").stdout)
     assert (shown["EnableIPv4"], shown["EnableIPv6"]) == (False, True)
     assert [usage["IPsInUse"] for usage in shown["Status"]["IPAM"]["Subnets"].values()] == [4]

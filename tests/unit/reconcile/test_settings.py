@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,3 +59,22 @@ def test_what_is_gone_is_forgotten(settings: Settings, tmp_path: Path, monkeypat
     assert len(settings._watched) <= 3
     path.write_text("0")
     assert told(settings)
+
+
+def test_a_file_is_held_once_while_it_is_watched(tmp_path: Path) -> None:
+    """Of a parameter that nobody holds, the kernel may forget the inode: then changes would not be heard of."""
+    path = tmp_path / "forwarding"
+    path.write_text("1")
+
+    def held() -> int:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [os.readlink(link) for link in links].count(str(path))
+
+    made = Settings()
+    made.keep(path, "0")
+    made.keep(path, "1")
+    assert held() == 1
+    path.write_text("0")
+    assert told(made)
+    made.close()
+    assert held() == 0
