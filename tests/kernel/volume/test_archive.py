@@ -183,12 +183,13 @@ def test_usage(tmp_path: Path) -> None:
 
 
 @isolated
-def test_ended_jobs_are_forgotten_in_time(tmp_path: Path) -> None:
+def test_ended_jobs_are_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.volume.jobs.manager._KEPT", 2)
     world = JobWorld(tmp_path / "w")
     world.volumes.create("vol")
-    for _ in range(22):
+    for _ in range(4):
         world.done(world.work.usage("vol"))
-    until(lambda: len(world.jobs.list("vol")) == 20, "the oldest to go")
+    until(lambda: len(world.jobs.list("vol")) == 2, "the oldest to go")
     with pytest.raises(NotFound):
         world.jobs.list("none")
     with pytest.raises(NotFound):
