@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,8 +66,7 @@ def test_a_file_is_held_once_while_it_is_watched(tmp_path: Path) -> None:
     path.write_text("1")
 
     def held() -> int:
-        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-        return [os.readlink(link) for link in links].count(str(path))
+        return [link.resolve() for link in Path("/proc/self/fd").iterdir()].count(path.resolve())
 
     made = Settings()
     made.keep(path, "0")
