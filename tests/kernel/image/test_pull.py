@@ -16,7 +16,7 @@ from tests.images import PASSWORD, USER, Registry, Sample, busybox_image, compre
 
 from engine.image.manager import ImageManager
 from engine.image.model import Progress
-from engine.spec.errors import Conflict, DeadlineExceeded, Forbidden, InvalidParameter, NotFound, Unavailable
+from engine.spec.errors import DeadlineExceeded, Forbidden, InvalidParameter, NotFound, Unavailable
 
 ALICE = {"username": USER, "password": PASSWORD}
 LAYERS = (tar([entry("etc/.wh.passwd"), entry("a", b"1")]), tar([entry("b", b"2" * 100_000)]))
@@ -287,10 +287,3 @@ def test_removal_during_a_pull_keeps_what_the_pull_needs(manager: ImageManager, 
     assert all(lower.is_dir() for lower in manager.rootfs(image.id).lower)
     with pytest.raises(NotFound):
         manager.resolve(base)
-
-
-def test_short_ids_that_are_ambiguous(manager: ImageManager, registry: Registry) -> None:
-    ids = [manager.pull(registry.push(busybox_image(Cmd=[str(n)]), f"many:{n}")).id for n in range(20)]
-    prefix = next(a[7:8] for a in ids if sum(b[7:8] == a[7:8] for b in ids) > 1)  # 20 ids, 16 digits
-    with pytest.raises(Conflict, match="ambiguous"):
-        manager.resolve(prefix)

@@ -276,3 +276,11 @@ def test_an_image_without_layers_and_one_with_a_layer_twice(manager: ImageManage
 
 def test_the_root_is_private(manager: ImageManager, tmp_path: Path) -> None:
     assert (tmp_path / "engine/image").stat().st_mode & 0o777 == 0o700
+
+
+def test_short_ids_that_are_ambiguous(manager: ImageManager, tmp_path: Path) -> None:
+    images = {f"many:{n}": busybox_image(Cmd=[str(n)]) for n in range(17)}  # one more than a digit has values
+    manager.load(docker_archive(tmp_path / "a.tar", images))
+    digits = [image.id[7] for image in images.values()]
+    with pytest.raises(Conflict, match="ambiguous"):
+        manager.resolve(next(digit for digit in digits if digits.count(digit) > 1))
