@@ -8,13 +8,30 @@ from typing import Any
 import pytest
 from tests.host import EngineHost, skip_unless_possible
 
+ONE_CLUSTER = tuple(f"tests/e2e/cluster/test_{name}.py" for name in ("encrypted", "overlay", "restarts", "verify"))
+"""Files whose tests use one cluster."""
+SHARING = tuple(f"tests/{name}/" for name in ("e2e", "crash", "kernel/cluster", "kernel/dns", "kernel/image"))
+"""Directories in which the tests of a file share what takes seconds to start: a machine, a server, a registry."""
+
+
+def unit_of_work(nodeid: str) -> str:
+    """Return what names the tests that one worker does together: another worker would start all of it once more."""
+    file = nodeid.partition("::")[0]
+    if file in ONE_CLUSTER:
+        return "cluster"
+    return file if file.startswith(SHARING) else nodeid
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of one file on one worker: they share a daemon or a registry."""
-    from xdist.scheduler import LoadFileScheduling
+    """Give tests that share something to one worker, with any `--dist load…`. (Group marks are lost with pytest 9.)"""
+    from xdist.scheduler import LoadScopeScheduling
 
-    return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of_work(nodeid)
+
+    return Scheduling(config, log) if config.getoption("dist").startswith("load") else None
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -104,6 +104,7 @@ class Member:
             "--listen-peer-urls", f"http://{self.address}:2380",
             "--initial-advertise-peer-urls", f"http://{self.address}:2380",
             "--initial-cluster", peers, "--initial-cluster-state", "new",
+            "--unsafe-no-fsync",  # members are killed here, but no machine is: what is written stays
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -244,7 +245,11 @@ class TestCluster:
 
     __test__ = False
 
-    def __init__(self, hosts: int = 3, members: int = 1, mtu: int = 1500, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, hosts: int = 3, members: int = 1, mtu: int = 1500, options: Sequence[str] = (), url: str = ""
+    ) -> None:
+        """With an `url`, that is the cluster, and `members` of etcd are beside it."""
+        self.url = url
         self._stack = contextlib.ExitStack()
         self._sizes = hosts, members, mtu, tuple(options)
 
@@ -259,7 +264,10 @@ class TestCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        try:
+            self._on_each_host(ClusterHost.close)
+        finally:
+            self._stack.close()
 
     def _make(self, hosts: int, members: int, mtu: int, options: tuple[str, ...]) -> None:
         directory = Path(tempfile.mkdtemp(prefix="etcd-"))
@@ -272,13 +280,13 @@ class TestCluster:
             self._stack.callback(self.members[-1].close)
         for member in self.members:
             member.start()
-        self.url = "etcd://" + ",".join(f"{member.address}:2379" for member in self.members)
+        self.url = self.url or "etcd://" + ",".join(f"{member.address}:2379" for member in self.members)
         self.hosts: list[ClusterHost] = []
         for number in range(1, hosts + 1):
             self.add_host(number, *options)
-        self.members[0].wait()
-        with ThreadPoolExecutor(hosts) as pool:
-            list(pool.map(self._start, self.hosts))
+        for member in self.members[:1]:
+            member.wait()
+        self._on_each_host(self._start)
 
     def add_host(self, number: int, *options: str) -> ClusterHost:
         """Make a further machine; its daemon is not started yet."""
@@ -305,17 +313,19 @@ class TestCluster:
 
     def run_everywhere(self, network: str, *options: str, image: str = "busybox") -> None:
         """Start a container on every host: `c1` on node1, `c2` on node2 ..."""
-        for host in self.hosts:
-            host.engine(
-                "run", "-d", "--name", f"c{host.number}", "--network", network, *options, image, "sleep", "1000"
-            )
+        self._on_each_host(lambda host: host.engine(
+            "run", "-d", "--name", f"c{host.number}", "--network", network, *options, image, "sleep", "1000"
+        ))  # fmt: skip
 
     def until_all_reach_all(self, target: str = "c{}", *options: str) -> None:
         """Wait until the container of each host gets answers from those of all others."""
-        for host in self.hosts:
+
+        def reach(host: ClusterHost) -> None:
             for other in self.hosts:
                 name = target.format(other.number)
                 until(lambda: host.ping(f"c{host.number}", name, *options), f"c{host.number} -> {name}")  # noqa: B023
+
+        self._on_each_host(reach)
 
     def until_consistent(self) -> None:
         """Wait until every host has entries for exactly the endpoints that etcd has on the others."""
@@ -340,8 +350,11 @@ class TestCluster:
 
     def clear(self) -> None:
         """Remove all containers and networks."""
+        self._on_each_host(ClusterHost.clear)
+
+    def _on_each_host(self, work: Callable[[ClusterHost], object]) -> None:
         with ThreadPoolExecutor(len(self.hosts)) as pool:
-            list(pool.map(ClusterHost.clear, self.hosts))
+            list(pool.map(work, self.hosts))
 
     def assert_nothing_left(self) -> None:
         """Fail unless no host has an entry or a tunnel, and etcd nothing of networks and endpoints."""
@@ -354,8 +367,8 @@ class TestCluster:
 
 
 @contextlib.contextmanager
-def cluster_of(hosts: int = 3, members: int = 1, options: Sequence[str] = ()) -> Iterator[TestCluster]:
+def cluster_of(hosts: int = 3, members: int = 1, options: Sequence[str] = (), url: str = "") -> Iterator[TestCluster]:
     """Run a cluster meanwhile, with further options for its daemons; skips where none can run."""
     skip_unless_clusters_are_possible()
-    with TestCluster(hosts, members, options=options) as cluster:
+    with TestCluster(hosts, members, options=options, url=url) as cluster:
         yield cluster

@@ -20,7 +20,8 @@ from engine.spec.network import Peer
 
 log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.005
-RETRY_SECONDS = 1.0
+FIRST_RETRY, LAST_RETRY = 1.0, 16.0
+"""Seconds until what could not be handed on is tried again: twice as long each time."""
 NodeOf = Callable[[str], Node | None]
 
 
@@ -146,14 +147,14 @@ class Peers:
     def _hand_on(self, view: View) -> None:
         with self._wake:
             changes, missed = view.changes(), set(view.missed)
+        failed: Collection[str] = ()
         try:
             if changes:
                 failed = self._callback(view.network, changes)
                 with self._wake:
                     view.taken_over({id: remote for id, remote in changes.items() if id not in failed})
-                    view.touched |= set(failed)
                 if failed:
-                    self.schedule(view.network, RETRY_SECONDS)
+                    self._again(view, failed)
             if missed:
                 self._missed(view.network, missed)
                 with self._wake:
@@ -162,9 +163,16 @@ class Peers:
             unforeseen = not isinstance(err, EngineError)
             log.warning("network %s does not follow the cluster, it is tried again: %s", view.network[:12], err,
                         exc_info=unforeseen)  # fmt: skip
-            with self._wake:
-                view.touched |= changes.keys()
-            self.schedule(view.network, RETRY_SECONDS)
+            self._again(view, changes)
+            return
+        if not failed:
+            view.pause = FIRST_RETRY
+
+    def _again(self, view: View, ids: Collection[str]) -> None:
+        with self._wake:
+            view.touched |= set(ids)
+            self.schedule(view.network, view.pause)
+            view.pause = min(2 * view.pause, LAST_RETRY)
 
 
 class View:
@@ -179,6 +187,7 @@ class View:
         self.touched: set[str] = set()
         self.missed: set[str] = set()
         """Endpoints of this node that the store had, and has no more."""
+        self.pause = FIRST_RETRY
         self.addresses: dict[str, int] = {}
         """Addresses that endpoints on all hosts have, counted."""
         self._peers = peers

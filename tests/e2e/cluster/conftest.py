@@ -1,4 +1,4 @@
-"""One cluster for the tests of a file; each test leaves it without containers and networks."""
+"""One cluster for the tests of several files; each test leaves it without containers and networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from tests.cluster.hosts import TestCluster, cluster_of
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def machines() -> Iterator[TestCluster]:
-    """Three hosts and one member of etcd."""
+    """Three hosts and one member of etcd, for all files that have none of their own (see `ONE_CLUSTER` in tests)."""
     with cluster_of(hosts=3) as made:
         yield made
 

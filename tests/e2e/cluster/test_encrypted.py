@@ -6,20 +6,17 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 
 import pytest
-from tests.cluster.hosts import TestCluster, cluster_of
+from tests.cluster.hosts import TestCluster
 from tests.host import until
 
 
-@pytest.fixture(scope="module")
-def machines() -> Iterator[TestCluster]:
+@pytest.fixture(autouse=True)
+def _programs() -> None:
     missing = [name for name in ("wg", "wireguard-go") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    with cluster_of(hosts=2) as made:
-        yield made
 
 
 def _ports_on_the_wire(cluster: TestCluster, seconds: float) -> set[int]:
@@ -41,7 +38,7 @@ def _ports_on_the_wire(cluster: TestCluster, seconds: float) -> set[int]:
 
 
 def test_traffic_between_hosts_is_encrypted_and_goes_on_with_another_key(cluster: TestCluster) -> None:
-    first, second = cluster.hosts
+    first, second, _ = cluster.hosts
     first.engine("network", "create", "-d", "overlay", "-o", "encrypted=true", "secret")
     first.engine("network", "create", "-d", "overlay", "plain")
     cluster.run_everywhere("secret")

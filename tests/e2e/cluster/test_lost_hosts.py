@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
-from tests.cluster.hosts import QUICK, TestCluster, cluster_of
+from tests.cluster.hosts import QUICK, ClusterHost, TestCluster, cluster_of
 from tests.host import until
 
 
@@ -31,13 +32,19 @@ def test_a_host_that_dies_disappears_with_its_containers(net: TestCluster) -> No
     net.until_consistent()
 
 
+def _address(host: ClusterHost, container: str) -> str:
+    return host.engine("inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", container).stdout.strip()
+
+
 def test_a_split_network_heals(net: TestCluster) -> None:
     first, second, third = net.hosts
     third.cut()
     until(lambda: "node3" not in first.engine("node", "ls").stdout, "the loss of the node")
     until(lambda: len(first.entries()["fdb"]) == 1, "the end of its container's entries")
     second.engine("rm", "-f", "c2")
-    first.engine("run", "-d", "--name", "new", "--network", "net", "busybox", "sleep", "1000")
+    # The cut host's address is free by now, and its container goes on with it: not the one that is given next.
+    other = str(ip_address(_address(third, "c3")) + 100)
+    first.engine("run", "-d", "--name", "new", "--network", "net", "--ip", other, "busybox", "sleep", "1000")
     assert third.engine("exec", "c3", "true").returncode == 0
     third.mend()
     until(lambda: third.ping("c3", "c1"), "the way to the others")

@@ -89,6 +89,7 @@ def test_etcd_is_away_for_a_while(net: TestCluster) -> None:
     assert "etcd" in refused.stderr
     assert time.monotonic() - started < 20
     second.engine("rm", "-f", "new", check=False)
+    assert "cannot be reached" in second.engine("doctor", check=False).stdout
     second.engine("run", "--rm", "busybox", "true")  # what is this host's alone goes on
     first.kill_daemon()
     first.start_daemon()  # the daemon starts without it, and knows what it knew
@@ -100,6 +101,7 @@ def test_etcd_is_away_for_a_while(net: TestCluster) -> None:
     net.until_consistent()
     until(lambda: first.ping("c1", "new"), "the new container")
     assert not first.ping("c1", "c2")
+    second.until_healthy()
 
 
 def _starts(host: ClusterHost) -> bool:

@@ -39,15 +39,16 @@ def test_all_hosts_are_asked_and_agree(net: TestCluster) -> None:
 
 
 def test_what_is_wrong_on_another_host_is_found(net: TestCluster) -> None:
-    first, second, third = net.hosts
+    first, second, _ = net.hosts
     until(lambda: _verify(first)["Ok"], "agreement")
     # An endpoint that nobody has: the cluster's records are wrong, and the hosts take them for true.
-    (endpoint, *_) = [e for e in net.values("engine/1/endpoints/") if e["node"] == "node3"]
-    key = f"engine/1/endpoints/{endpoint['network']}/{endpoint['id']}"
-    net.members[0].control("del", key)
+    (known, *_) = [e for e in net.values("engine/1/endpoints/") if e["node"] == "node3"]
+    ghost = known | {"id": "0" * 64, "mac": "02:00:00:00:00:99", "addresses": [], "name": "ghost"}
+    key = f"engine/1/endpoints/{ghost['network']}/{ghost['id']}"
+    net.members[0].control("put", key, json.dumps(ghost))
     until(lambda: "node3" in _problems(_verify(first)), "a complaint of the host")
-    assert any("does not know of container c3" in p for p in _problems(_verify(first))["node3"])
-    third.engine("restart", "-t", "0", "c3")
+    assert any("a container ghost here which is not there" in p for p in _problems(_verify(first))["node3"])
+    net.members[0].control("del", key)
     until(lambda: _verify(first)["Ok"], "agreement")
     # A path that carries less than all believe.
     second.wire.run("ip", "link", "set", second.port, "mtu", "1400")
