@@ -114,6 +114,12 @@ class Hydrator:
         self._workers.submit(partial(self._begin, job), urgency)
         return job
 
+    def fetches(self, handle: bytes) -> bool:
+        """Return whether a file is just being filled, or noted as filled."""
+        with self._lock:
+            job = self._jobs.get(handle)
+            return job is not None and job.started
+
     def hold(self, handle: bytes) -> bool:
         """Let nobody get at a file until `let_go`; False if it is being filled right now. For eviction."""
         with self._lock:

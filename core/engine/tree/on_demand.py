@@ -192,12 +192,14 @@ class OnDemandHydration(Hydration):
         return found is None or self._fills.present(found, os.fstat(descriptor).st_ino)
 
     def changing(self, descriptor: int) -> bool:
-        """Return whether the attribute has the file's own times, since ours are on the file."""
+        """Return whether the file is being fetched, until the journal has heard of its end, or ours are its times."""
         try:
             found = contents.read(descriptor)
         except UnknownContent:
             return False
-        return found is not None and found.begun
+        if found is None:
+            return False
+        return found.begun or self._hydrator.fetches(handle_of(descriptor))
 
     def written(self, descriptor: int) -> bool:
         """Return whether a file was filled, may not be on the disk, and differs from what it was filled with."""

@@ -131,15 +131,17 @@ class Scanner:
                     self._stays(path, kind)
                 return
             text = _text(attributes.read(name_in(fd, entry.name), facts, kind))
-            complete = kind != "file" or self._complete(path, row)
+            complete = kind != "file" or self._complete(path, row, signature)
             if complete is None:
                 return
             seen.append(_Seen(path, kind, signature, facts.st_nlink, text, complete))
         except FileNotFoundError:  # removed since the directory was read: a later scan sees that
             pass
 
-    def _complete(self, path: str, row: Row | None) -> bool | None:
+    def _complete(self, path: str, row: Row | None, signature: Signature) -> bool | None:
         """Whether a file's content is here, or was changed here; None if it is just being fetched or given up.
+
+        Also if it was since stat(2) said this signature: the journal knows of that by now, and it is no change.
 
         Only a placeholder, or a file of unknown origin, is opened for that.
         """
@@ -151,7 +153,9 @@ class Scanner:
         except OSError:  # not there, or another thing, or refused: looked at again when it is read
             return row is None or row.hydrated
         try:
-            return None if hydration.changing(fd) else hydration.complete(fd) or hydration.written(fd)
+            if hydration.changing(fd) or Signature.of(os.fstat(fd)) != signature:
+                return None
+            return hydration.complete(fd) or hydration.written(fd)
         finally:
             os.close(fd)
 

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from engine.tree import content as contents
 from engine.tree import holder, selftest
 from engine.tree.content import CHUNK
 from engine.tree.listing import version_of
+from engine.tree.on_demand import OnDemandHydration
+from engine.tree.placing import Placer
 
 
 @pytest.fixture
@@ -79,6 +83,56 @@ def test_a_changed_object_is_neither_a_conflict_nor_uploaded(tmp_path: Path, sto
         again.sync()
         assert again.tree.status().conflicts == ()
         assert versions(store)["changed"] == before["changed"]
+
+
+def test_a_scan_before_the_journal_hears_that_a_file_is_filled(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("file", b"as it is stored")
+    with on_demand(tmp_path, store) as place:
+        before = versions(store)
+        settle = Placer.settle
+
+        def late(self: Placer, *given: Any, **more: Any) -> bool:
+            place.tree._scan(deep=True)
+            return settle(self, *given, **more)
+
+        monkeypatch.setattr(Placer, "settle", late)
+        assert read(place.path / "file") == b"as it is stored"
+        monkeypatch.undo()
+        place.sync()
+        assert versions(store) == before
+
+
+def test_a_file_that_is_filled_while_a_scan_looks_at_it(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("file", b"as it is stored")
+    asked, go_on = threading.Event(), threading.Event()
+
+    def fault(operation: str, key: str, call: Callable[[], Any]) -> Any:
+        if (operation, key) == ("get", "file"):
+            asked.set()
+            assert go_on.wait(60)
+        return call()
+
+    with on_demand(tmp_path, FaultStore(store, fault)) as place, ThreadPoolExecutor(1) as other:
+        before = versions(store)
+        reader = other.submit(read, place.path / "file")
+        assert asked.wait(60)
+        changing = OnDemandHydration.changing
+
+        def late(self: OnDemandHydration, descriptor: int) -> bool:
+            go_on.set()
+            self.ensure("file")
+            return changing(self, descriptor)
+
+        monkeypatch.setattr(OnDemandHydration, "changing", late)  # after stat(2)
+        place.tree._scan(deep=True)
+        monkeypatch.undo()
+        assert reader.result(60) == b"as it is stored"
+        place.sync()
+        assert versions(store) == before
 
 
 def test_what_was_written_before_the_machine_crashed_is_uploaded(tmp_path: Path, store: Store) -> None:
