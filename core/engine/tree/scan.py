@@ -250,5 +250,5 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
     kept = fresh._replace(version=row.version, digest=row.digest, sent=row.sent)
     if not one.complete:
         # Nobody can write into a file whose content is not here: these are new attributes.
-        return kept._replace(state=row.state if row.state == "dirty" else "clean")
+        return kept._replace(state="clean" if row.state == "clean" else "dirty")
     return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_a_journal_that_is_lost_costs_no_byte(tmp_path, store, damage):
         assert found["file1"] == b"1" * 50
         assert len(found) == 32
         assert {key: store.get(key) for key in keys(store)} == found
+
+
+def test_a_journal_of_an_older_engine_is_taken_over(tmp_path, store):
+    with Place(tmp_path, store) as place:
+        (place.path / "file").write_bytes(b"first")
+        place.sync()
+    with sqlite3.connect(place.resource.journal) as database:
+        database.execute("ALTER TABLE removals DROP COLUMN hydrated")
+        database.execute("PRAGMA user_version = 1")
+    with place.reopened() as again:
+        (again.path / "file").unlink()
+        (again.path / "new").write_bytes(b"new")
+        again.sync()
+        assert keys(store) == ["new"]
+        assert again.tree.status().state == "ready"
 
 
 def test_credentials_that_are_withdrawn_degrade_and_come_back(tmp_path, store, monkeypatch):

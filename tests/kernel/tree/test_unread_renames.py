@@ -13,7 +13,7 @@ import pytest
 from tests.kernel.tree.fault_store import FaultStore
 from tests.kernel.tree.grounds import Place, store_of
 
-from engine.spec.errors import Unsupported
+from engine.spec.errors import Unavailable, Unsupported
 from engine.spec.storage import Store
 from engine.tree import holder, selftest
 
@@ -147,3 +147,24 @@ def test_a_file_is_renamed_again_while_its_object_is_copied_or_removed(tmp_path:
         wanted |= {} if (root / "copied 2").exists() else {"copied 1": wanted.pop("copied 2")}
         assert objects(store) == read(root) == wanted
         assert (place.tree.status().conflicts, place.tree.status().reason) == ((), "")
+
+
+def test_a_copy_that_failed_is_tried_again_though_the_file_got_another_name(tmp_path: Path, store: Store) -> None:
+    store.put("one", b"content")
+    failed = []
+    with Place(tmp_path, FaultStore(store), mode="on-demand") as place:
+
+        def fails_once(operation, key, call):
+            if operation not in ("copy", "put") or key != "two" or failed:
+                return call()
+            failed.append(key)
+            os.link(place.path / "two", place.path / "three")
+            place.tree._scan(deep=True)
+            raise Unavailable(f"{operation} {key!r}", why="503")
+
+        place.store.fault = fails_once
+        (place.path / "one").rename(place.path / "two")
+        place.sync()
+        wanted = {"two": b"content", "three": b"content"}
+        assert objects(store) == read(place.path) == wanted
+        assert failed
