@@ -8,7 +8,7 @@ from html import escape
 from math import log10
 
 WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 40, 84
+LEFT, RIGHT, TOP, BOTTOM = 52, 22, 40, 84
 COLOURS = ("#1b6ca8", "#c8553d", "#5b8c5a")
 
 

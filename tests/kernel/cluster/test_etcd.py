@@ -2,7 +2,9 @@
 
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from tests.etcd import Etcd, free_port, running_etcd
 from tests.unit.cluster.store_contract import Heard, StoreContract, until
@@ -10,7 +12,7 @@ from tests.unit.cluster.store_contract import Heard, StoreContract, until
 from engine.cluster.etcd import EtcdAccess, EtcdStore
 from engine.cluster.follow import Follower
 from engine.cluster.store import Compacted, Delete, Put
-from engine.spec.errors import Forbidden, Unavailable
+from engine.spec.errors import Forbidden, Unavailable, Unsupported
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,19 @@ def test_nobody_listens():
     with pytest.raises(Unavailable, match=r"the cluster's etcd cannot be reached: 127\.0\.0\.1:\d+"):
         store.get("t/a")
     store.close()
+
+
+def test_something_else_listens():
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    store = EtcdStore(EtcdAccess((f"127.0.0.1:{port}",)))
+    try:
+        with pytest.raises(Unsupported, match=rf"there is no etcd of version 3.*127\.0\.0\.1:{port}"):
+            store.get("t/a")
+    finally:
+        store.close()
+        server.stop(None)
 
 
 def test_one_of_three_addresses_answers(etcd):
