@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.spec.errors import InvalidParameter
-from engine.tree import attributes, journal, lost, sidecar
+from engine.tree import attributes, changes, lost, sidecar
 from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Attributes
 from engine.tree.beneath import name_in, rename_new
 from engine.tree.documents import UNREADABLE, Documents
 from engine.tree.hydration import Entry, Signature
-from engine.tree.journal import Database, Row
 from engine.tree.listing import Listing, Remote
 from engine.tree.names import unnameable
 from engine.tree.parts import Parts
 from engine.tree.placing import SPOILED, Placer
+from engine.tree.rows import NEVER, Row
+from engine.tree.schema import Database
 from engine.tree.written import Meanwhile
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Arrival:
             if row.path in self._meanwhile.written:
                 continue
             if row.state == "remote":
-                self._change(partial(journal.drop, paths=[row.path]))
+                self._change(partial(changes.drop, paths=[row.path]))
             elif self._placer.remove(row):
                 self._parts.hydration.forget(row.path)
         pending = [r for r in self._parts.journal.pending() if r.path not in self._meanwhile.written]
@@ -96,9 +97,9 @@ class Arrival:
 
         def renew(database: Database) -> None:
             for path, version in gone.items():
-                row = journal.get(database, path)
+                row = changes.get(database, path)
                 if row is not None and row.state in ("dirty", "uploading") and row.version == version:
-                    journal.put(database, [row._replace(version="", digest="")])
+                    changes.put(database, [row._replace(version="", digest="")])
 
         if gone:
             self._change(renew)
@@ -120,7 +121,7 @@ class Arrival:
                 if removal.version == remote.version or removal.sent:
                     continue  # removed here: it will be there
                 self._parts.health.note("removed here, changed elsewhere", path, "the object is kept")
-                self._change(partial(journal.end_removal, removal=removal))
+                self._change(partial(changes.end_removal, removal=removal))
             if row is not None and (row.kind != "file" or row.state not in ("clean", "remote")):
                 continue
             if row is not None and row.state == "clean" and not replace:
@@ -132,7 +133,7 @@ class Arrival:
             (links if entry.attributes.link and entry.digest else wanted).append(entry)
             if row is None or row.state == "remote":
                 fresh.append(_expected(entry))
-        self._change(lambda database: journal.put(database, fresh))
+        self._change(lambda database: changes.put(database, fresh))
         self._parts.hydration.prepare(wanted)
         self._placer.flush()
         self._parts.hydration.prepare([entry for entry in links if not self._link(entry)])
@@ -171,7 +172,7 @@ class Arrival:
         if Signature.of(facts)[:3] == first.signature[:3]:
             both = first._replace(signature=Signature.of(facts), links=facts.st_nlink)
             self._change(
-                lambda database: journal.put(database, [both, both._replace(path=entry.path, version=entry.version)])
+                lambda database: changes.put(database, [both, both._replace(path=entry.path, version=entry.version)])
             )
         return True
 
@@ -197,7 +198,7 @@ class Arrival:
             attributes.apply(fd, name, wanted)
             facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
         changed = row._replace(signature=Signature.of(facts), attributes=_text(wanted))
-        self._change(lambda database: journal.put(database, [changed]))
+        self._change(lambda database: changes.put(database, [changed]))
 
     # Directories and links
 
@@ -209,7 +210,7 @@ class Arrival:
                 continue
             if self._out_of_the_way(directory, known) and (row := self._make_directory(directory)):
                 rows.append(row)
-        self._change(lambda database: journal.put(database, rows))
+        self._change(lambda database: changes.put(database, rows))
 
     def _make_directory(self, directory: str) -> Row | None:
         with self._parts.root.place(directory) as (fd, name):
@@ -234,9 +235,9 @@ class Arrival:
             copy = self._placer.keep(staged, fd, path)
 
         def change(database: Database) -> None:
-            journal.note_conflict(database, copy)
+            changes.note_conflict(database, copy)
             if row is not None:
-                journal.drop(database, [path])
+                changes.drop(database, [path])
 
         self._change(change)
         return True
@@ -268,7 +269,7 @@ class Arrival:
                 return
             if row is not None:
                 os.unlink(name, dir_fd=fd)
-                self._change(lambda database: journal.drop(database, [path]))
+                self._change(lambda database: changes.drop(database, [path]))
             if wanted is None:
                 return
             if not rename_new(str(staged), fd, name):
@@ -276,7 +277,7 @@ class Arrival:
                 return
             signature = Signature.of(os.stat(name, dir_fd=fd, follow_symlinks=False))
         made = Row(path, "symlink", signature, 1, "", "clean", True, "", "", _text(wanted))
-        self._change(lambda database: journal.put(database, [made]))
+        self._change(lambda database: changes.put(database, [made]))
 
     def _stage_link(self, path: str, wanted: Attributes, staged: Path) -> bool:
         """Make a symbolic link beside the tree; False if what is said of it makes none."""
@@ -319,7 +320,7 @@ class Arrival:
             attributes.apply(fd, ".", now)
             facts = os.fstat(fd)
         changed = row._replace(signature=Signature.of(facts), attributes=_text(now))
-        self._change(lambda database: journal.put(database, [changed]))
+        self._change(lambda database: changes.put(database, [changed]))
 
     def _refresh(self, row: Row) -> None:
         """Note a directory's time after files were put into it: that is no change of its user's."""
@@ -329,7 +330,7 @@ class Arrival:
         before = Attributes.parse(json.loads(row.attributes))
         if Signature.of(facts) != row.signature and now == before._replace(mtime_ns=now.mtime_ns):
             changed = row._replace(signature=Signature.of(facts), attributes=_text(now))
-            self._change(lambda database: journal.put(database, [changed]))
+            self._change(lambda database: changes.put(database, [changed]))
 
     def _remove_directory(self, row: Row) -> None:
         try:
@@ -340,7 +341,7 @@ class Arrival:
             return
 
         def change(database: Database) -> None:
-            journal.drop(database, [row.path])
+            changes.drop(database, [row.path])
             database.execute("DELETE FROM directories WHERE path = ?", (row.path,))
 
         self._change(change)
@@ -353,7 +354,7 @@ def _expected(entry: Entry) -> Row:
     return Row(
         entry.path,
         "file",
-        journal.NEVER._replace(size=entry.size),
+        NEVER._replace(size=entry.size),
         1,
         entry.version,
         "remote",

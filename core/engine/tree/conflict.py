@@ -16,13 +16,14 @@ import os
 from pathlib import Path
 
 from engine.spec.storage import Stat
-from engine.tree import journal
+from engine.tree import changes
 from engine.tree.attributes import Attributes
 from engine.tree.hydration import Entry
-from engine.tree.journal import Database, Row
 from engine.tree.listing import version_of
 from engine.tree.parts import Parts
 from engine.tree.placing import Placer
+from engine.tree.rows import Row
+from engine.tree.schema import Database
 
 
 class Conflicts:
@@ -74,10 +75,10 @@ class Conflicts:
         """Note which object the local content is to replace, if that changes anything."""
 
         def change(database: Database) -> bool:
-            now = journal.get(database, row.path)
+            now = changes.get(database, row.path)
             if now is None or now.version != row.version:
                 return True
-            journal.put(database, [now._replace(version=version, digest=digest, sent="")])
+            changes.put(database, [now._replace(version=version, digest=digest, sent="")])
             return now.version != version or now.sent != ""
 
         return self._parts.journal.change(change)

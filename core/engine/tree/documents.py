@@ -6,13 +6,14 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from engine.spec.errors import InvalidParameter, NotFound
-from engine.tree import journal, sidecar
+from engine.tree import changes, sidecar
 from engine.tree.attributes import Attributes
 from engine.tree.hydration import Entry
-from engine.tree.journal import Database, DirectoryRow
 from engine.tree.listing import Listing, Remote
 from engine.tree.names import sidecar_of
 from engine.tree.parts import Parts
+from engine.tree.rows import DirectoryRow
+from engine.tree.schema import Database
 from engine.tree.sidecar import EMPTY, LOST, Document
 
 UNREADABLE = "sidecars that cannot be read"
@@ -94,6 +95,6 @@ class Documents:
         other, root = self._parts.journal.note(LOST), self._old.get("")
         for row in self._rows:
             if row.path or not other:  # by the root's the store would be known from now on
-                journal.note_sidecar(database, row)
+                changes.note_sidecar(database, row)
         if root and root.version and "" not in self._found.sidecars and not other:
-            journal.forget_sidecar(database, "")  # somebody removed it alone: a new one may be written
+            changes.forget_sidecar(database, "")  # somebody removed it alone: a new one may be written

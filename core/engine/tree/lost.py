@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 
-from engine.tree import journal
-from engine.tree.journal import Database, DirectoryRow, Journal
+from engine.tree import changes
+from engine.tree.journal import Journal
 from engine.tree.listing import Listing
+from engine.tree.rows import DirectoryRow
+from engine.tree.schema import Database
 from engine.tree.sidecar import LOST, Document, store_of
 
 log = logging.getLogger(__name__)
@@ -61,11 +63,11 @@ def note(records: Journal, paths: Sequence[str]) -> None:
         return
 
     def change(database: Database) -> None:
-        journal.write_note(database, LOST, text)
+        changes.write_note(database, LOST, text)
         for path in paths:
-            row = journal.get(database, path)
+            row = changes.get(database, path)
             if row is not None and row.state == "clean":
-                journal.put(database, [row._replace(digest="")])
+                changes.put(database, [row._replace(digest="")])
 
     records.change(change)
     if paths:

@@ -23,14 +23,15 @@ from pathlib import Path
 from engine.spec.errors import EngineError, Unavailable
 from engine.spec.storage import ShortRead
 from engine.spec.trees import TreeProgress
-from engine.tree import attributes, journal
+from engine.tree import attributes, changes
 from engine.tree.attributes import Attributes
 from engine.tree.beneath import exchange, in_use, rename_new, take_out
 from engine.tree.hydration import Entry, Local, Signature
-from engine.tree.journal import Database, Row, Swap
 from engine.tree.listing import version_of
 from engine.tree.names import conflict_name
 from engine.tree.parts import Parts
+from engine.tree.rows import NEVER, Row, Swap
+from engine.tree.schema import Database
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Placer:
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
         row = self._parts.journal.row(entry.path)
-        blank = Row(entry.path, "file", journal.NEVER, 1, entry.version, "clean", hydrated, digest, "", "")
+        blank = Row(entry.path, "file", NEVER, 1, entry.version, "clean", hydrated, digest, "", "")
         with self._parts.root.place(entry.path) as (fd, name):
             facts = os.stat(staged, follow_symlinks=False)
             if rename_new(str(staged), fd, name):
@@ -148,10 +149,10 @@ class Placer:
         self.flush()
 
         def change(database: Database) -> bool:
-            row = journal.get(database, path)
+            row = changes.get(database, path)
             if row is None or row.signature != before:
                 return False
-            journal.put(database, [row._replace(signature=after, hydrated=hydrated)])
+            changes.put(database, [row._replace(signature=after, hydrated=hydrated)])
             return True
 
         # Who reads a file that was filled does not wait for the disk. After a crash of the machine the file's own
@@ -160,19 +161,19 @@ class Placer:
 
     def keep_settled(self) -> None:
         """Have the disk hold what was noted; see `Site.keep_settled`."""
-        self._parts.journal.change(lambda database: journal.write_note(database, "settled", str(time.time())))
+        self._parts.journal.change(lambda database: changes.write_note(database, "settled", str(time.time())))
 
     def renewed(self, path: str, before: Signature, after: Signature, *, old: str, new: str) -> None:
         """Note that a placeholder is of another object now; see `Site.renewed`."""
         self.flush()
 
         def change(database: Database) -> None:
-            row = journal.get(database, path)
+            row = changes.get(database, path)
             if row is None or row.signature != before:
                 return
             if row.version == old:
                 row = row._replace(version=new, digest="")
-            journal.put(database, [row._replace(signature=after)])
+            changes.put(database, [row._replace(signature=after)])
 
         self._parts.journal.change(change)
 
@@ -183,7 +184,7 @@ class Placer:
         with self._lock:
             rows, self._new = self._new, []
             if rows:
-                self._parts.journal.change(lambda database: journal.put(database, rows))
+                self._parts.journal.change(lambda database: changes.put(database, rows))
 
     def _note(self, row: Row) -> None:
         with self._lock:
@@ -230,7 +231,7 @@ class Placer:
         """
         new = os.stat(staged, follow_symlinks=False)
         swap = Swap(staged.name, blank.path, new.st_ino)
-        self._parts.journal.change(lambda database: journal.begin_swap(database, swap))
+        self._parts.journal.change(lambda database: changes.begin_swap(database, swap))
         happened = exchange(str(staged), fd, name)
         kept = ""
         if happened:
@@ -240,11 +241,11 @@ class Placer:
         row = _placed(blank, new, fd, name, wanted) if happened else None
 
         def end(database: Database) -> None:
-            journal.end_swap(database, swap)
+            changes.end_swap(database, swap)
             if row is not None:
-                journal.put(database, [row])
+                changes.put(database, [row])
             if kept:
-                journal.note_conflict(database, kept)
+                changes.note_conflict(database, kept)
 
         self._parts.journal.change(end)
         if not happened:
@@ -261,9 +262,9 @@ class Placer:
         self.give_attributes(entry.path, staged, entry.attributes)
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
-        blank = Row(entry.path, "file", journal.NEVER, 1, entry.version, "clean", True, digest, "", "")
+        blank = Row(entry.path, "file", NEVER, 1, entry.version, "clean", True, digest, "", "")
         with self._parts.root.place(entry.path) as (fd, name):
-            kept = self._exchange(staged, blank, entry.attributes, journal.NEVER, fd, name)
+            kept = self._exchange(staged, blank, entry.attributes, NEVER, fd, name)
         if kept is None:
             staged.unlink(missing_ok=True)
         return kept or ""
@@ -297,16 +298,16 @@ class Placer:
     def _take_out(self, row: Row, fd: int, name: str) -> bool:
         staged = self.staged("out")
         swap = Swap(staged.name, row.path, 0)
-        self._parts.journal.change(lambda database: journal.begin_swap(database, swap))
+        self._parts.journal.change(lambda database: changes.begin_swap(database, swap))
         taken = take_out(fd, name, str(staged))
         expected = taken and Signature.of(os.stat(staged, follow_symlinks=False))[:3] == row.signature[:3]
         if taken and not expected and not rename_new(str(staged), fd, name):
             self.keep(staged, fd, row.path)
 
         def end(database: Database) -> None:
-            journal.end_swap(database, swap)
+            changes.end_swap(database, swap)
             if expected:
-                journal.drop(database, [row.path])
+                changes.drop(database, [row.path])
 
         self._parts.journal.change(end)
         if expected:
@@ -329,9 +330,9 @@ class Placer:
             kept = self._put_back(staged, swap.path)
 
         def end(database: Database) -> None:
-            journal.end_swap(database, swap)
+            changes.end_swap(database, swap)
             if kept and kept != swap.path:
-                journal.note_conflict(database, kept)
+                changes.note_conflict(database, kept)
 
         self._parts.journal.change(end)
 

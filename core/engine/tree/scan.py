@@ -12,13 +12,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from engine.tree import attributes, journal
+from engine.tree import attributes, changes
 from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Kind, kind_of
 from engine.tree.beneath import name_in
 from engine.tree.hydration import Signature
-from engine.tree.journal import Database, Row, parent_of
 from engine.tree.names import STAGING, is_conflict_copy, unstorable
 from engine.tree.parts import Parts
+from engine.tree.rows import Row, parent_of
+from engine.tree.schema import Database
 from engine.tree.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -177,12 +178,12 @@ def _record(database: Database, seen: Iterable[_Seen], gone: Iterable[str]) -> N
     """Write what was found. The rows are read again: an upload may have ended since they were compared."""
     touched: set[str] = set()
     for path in gone:
-        row = journal.get(database, path)
+        row = changes.get(database, path)
         if row is not None and row.state != "remote":
             _remove(database, row, touched)
     rows = []
     for one in seen:
-        row = journal.get(database, one.path)
+        row = changes.get(database, one.path)
         if row is not None and row.kind != one.kind:
             _remove(database, row, touched)
             row = None
@@ -191,15 +192,15 @@ def _record(database: Database, seen: Iterable[_Seen], gone: Iterable[str]) -> N
         else:
             rows.append(_other(one, row))
         touched |= _sidecars(one, row)
-    journal.put(database, rows)
-    journal.mark_changed(database, touched)
+    changes.put(database, rows)
+    changes.mark_changed(database, touched)
 
 
 def _remove(database: Database, row: Row, touched: set[str]) -> None:
     """Note that a path is gone, and all below it."""
-    below = journal.get_below(database, row.path) if row.kind == "directory" else []
+    below = changes.get_below(database, row.path) if row.kind == "directory" else []
     for each in (*below, row):
-        journal.note_removal(database, each)
+        changes.note_removal(database, each)
         touched.add(parent_of(each.path))
         if each.kind == "directory":
             touched.add(each.path)  # its sidecar goes
@@ -231,9 +232,9 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
     """Return the row of a file that is new or changed."""
     fresh = Row(one.path, "file", one.signature, one.links, "", "dirty", one.complete, "", "", one.attributes)
     if is_conflict_copy(one.path):
-        journal.note_conflict(database, one.path)
+        changes.note_conflict(database, one.path)
     if row is None:
-        back = journal.take_removal(database, one.path, one.signature.ino)
+        back = changes.take_removal(database, one.path, one.signature.ino)
         if back is None:
             return fresh
         # Without the digest: its object may be gone, and equal content is no reason to take it for stored.
@@ -242,10 +243,10 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
         return fresh
     if row.signature == one.signature and row.state != "local":  # written by another thread meanwhile
         return row._replace(attributes=one.attributes, links=one.links)
-    if row.signature.ino != one.signature.ino and not row.hydrated and not journal.is_swapped(database, one.path):
+    if row.signature.ino != one.signature.ino and not row.hydrated and not changes.is_swapped(database, one.path):
         # What had the name was never read, and may be elsewhere now: its object must not be overwritten before that is
         # known. It goes in its turn, and what has the name now is stored after it.
-        journal.note_removal(database, row)
+        changes.note_removal(database, row)
         return fresh
     kept = fresh._replace(version=row.version, digest=row.digest, sent=row.sent)
     if not one.complete:

@@ -20,11 +20,12 @@ from typing import NamedTuple
 
 from engine.spec.errors import Conflict, Unavailable
 from engine.spec.storage import ABSENT, Stat
-from engine.tree import journal
+from engine.tree import changes
 from engine.tree.hydration import Signature
-from engine.tree.journal import Database, Row, parent_of
 from engine.tree.listing import version_of
 from engine.tree.parts import Parts
+from engine.tree.rows import Row, State, parent_of
+from engine.tree.schema import Database
 
 IN_MEMORY = 64 << 20
 """Bytes up to which a file is sent in one conditional request, from memory; larger ones are sent in parts."""
@@ -95,24 +96,24 @@ def _pieces(fd: int, size: int) -> Iterator[bytes]:
 
 def intend(database: Database, path: str, *contents: str) -> bool:
     """Note what a file's object may be from now on, whether or not there is an answer; False if it has no row."""
-    row = journal.get(database, path)
+    row = changes.get(database, path)
     if row is None:
         return False
     earlier = [each for each in row.sent.split() if each not in contents]
     sent = " ".join([*earlier, *contents][-_REMEMBERED:])
-    journal.put(database, [row._replace(state="uploading", sent=sent)])
+    changes.put(database, [row._replace(state="uploading", sent=sent)])
     return True
 
 
 def confirm(database: Database, path: str, content: Content, version: str) -> Outcome:
     """Note that the store has this content; the file may have changed, moved or gone meanwhile."""
-    row = journal.get(database, path)
-    journal.mark_changed(database, [parent_of(path)])
-    if journal.update_removal(database, path, version, content.digest) or row is None or row.kind != "file":
+    row = changes.get(database, path)
+    changes.mark_changed(database, [parent_of(path)])
+    if changes.update_removal(database, path, version, content.digest) or row is None or row.kind != "file":
         return Outcome.DONE
     clean = row.signature == content.before
-    state: journal.State = "clean" if clean else "dirty"
-    journal.put(database, [row._replace(version=version, digest=content.digest, sent="", state=state)])
+    state: State = "clean" if clean else "dirty"
+    changes.put(database, [row._replace(version=version, digest=content.digest, sent="", state=state)])
     return Outcome.DONE if clean else Outcome.SENT
 
 

@@ -30,11 +30,12 @@ from typing import Any
 
 from engine.spec.errors import Conflict, InvalidParameter, NotFound, Unavailable
 from engine.spec.storage import ABSENT, Store
-from engine.tree import journal
+from engine.tree import changes
 from engine.tree.attributes import Attributes
-from engine.tree.journal import DirectoryRow, Journal
+from engine.tree.journal import Journal
 from engine.tree.listing import version_of
 from engine.tree.names import sidecar_of
+from engine.tree.rows import DirectoryRow
 from engine.tree.written import Written
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class Sidecars:
                 noted = noted._replace(version=version)
         else:
             raise Unavailable(f"the sidecar of {directory or '/'} cannot be written", why="others always come first")
-        self._journal.change(lambda database: journal.note_sidecar(database, noted))
+        self._journal.change(lambda database: changes.note_sidecar(database, noted))
 
     def _document(self, directory: str, own: Any) -> Document:
         entries: dict[str, Any] = {}
@@ -200,7 +201,7 @@ class Sidecars:
             if facts is not None and version_of(facts) == noted.version:
                 self._store.delete(facts.key)
                 self._written.removed(facts.key)
-        self._journal.change(lambda database: journal.drop_sidecar(database, noted))
+        self._journal.change(lambda database: changes.drop_sidecar(database, noted))
 
 
 def _document_of(noted: DirectoryRow) -> Document:

@@ -16,8 +16,9 @@ from typing import NamedTuple, TypeAlias
 
 from engine.spec.errors import Conflict, EngineError, InvalidParameter
 from engine.tree.disk import Disk
-from engine.tree.journal import Database, Row
 from engine.tree.parts import Parts
+from engine.tree.rows import Row
+from engine.tree.schema import Database
 from engine.tree.sending import Content, Moving, Outcome, Sender, confirm, intend, read
 
 SMALL = 128 << 10

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.spec.errors import EngineError, Internal
-from engine.tree.journal import Removal, parent_of
 from engine.tree.listing import parents
 from engine.tree.parts import Parts
+from engine.tree.rows import Removal, parent_of
 from engine.tree.sending import Outcome
 from engine.tree.sidecar import Sidecars
 from engine.tree.together import MOST, Result, Together

@@ -26,7 +26,7 @@ from pathlib import Path
 from engine.spec.errors import EngineError, Forbidden, NotFound, Unavailable, Unsupported
 from engine.spec.storage import Store
 from engine.spec.trees import SyncedTree, TreeProgress, TreeState, TreeStatus
-from engine.tree import journal, listing, lost
+from engine.tree import changes, listing, lost
 from engine.tree.arrival import Arrival
 from engine.tree.beneath import Root
 from engine.tree.conflict import Conflicts
@@ -181,7 +181,7 @@ class Tree:
         finally:
             self._health.progress = None
         self._health.trouble("listing", "")
-        self._parts.journal.change(lambda database: journal.write_note(database, _READY, "1"))
+        self._parts.journal.change(lambda database: changes.write_note(database, _READY, "1"))
 
     def _doubt(self) -> None:
         """List the store soon: it is not as it should be."""

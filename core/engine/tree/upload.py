@@ -13,14 +13,15 @@ import stat as modes
 
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
 from engine.spec.storage import Stat
-from engine.tree import journal
+from engine.tree import changes
 from engine.tree.budget import Budget
 from engine.tree.conflict import Conflicts
-from engine.tree.journal import Database, Removal, Row, parent_of
 from engine.tree.listing import version_of
 from engine.tree.parts import Parts
 from engine.tree.placing import CHUNK
+from engine.tree.rows import Removal, Row, State, parent_of
 from engine.tree.scan import STAYS_LOCAL
+from engine.tree.schema import Database
 from engine.tree.sending import IN_MEMORY, Content, Moving, Outcome, Sender, confirm, intend, read
 
 log = logging.getLogger(__name__)
@@ -103,9 +104,9 @@ class Uploader:
         self._parts.health.note(STAYS_LOCAL, row.path, err.why or err.what)
 
         def change(database: Database) -> None:
-            now = journal.get(database, row.path)
+            now = changes.get(database, row.path)
             if now is not None and not now.version:
-                journal.put(database, [now._replace(state="local", sent="")])
+                changes.put(database, [now._replace(state="local", sent="")])
 
         self._parts.journal.change(change)
 
@@ -144,13 +145,13 @@ class Uploader:
         moved = self._parts.hydration.moved(row.path, version, row.signature.ino)
 
         def change(database: Database) -> bool:
-            now = journal.get(database, row.path)
-            journal.mark_changed(database, [parent_of(row.path)])
-            if journal.update_removal(database, row.path, version, "") or now is None:
+            now = changes.get(database, row.path)
+            changes.mark_changed(database, [parent_of(row.path)])
+            if changes.update_removal(database, row.path, version, "") or now is None:
                 return True
             same = moved and now.signature.ino == row.signature.ino and not now.hydrated
-            state: journal.State = "clean" if same else "dirty"
-            journal.put(database, [now._replace(version=version, digest="", sent="", state=state)])
+            state: State = "clean" if same else "dirty"
+            changes.put(database, [now._replace(version=version, digest="", sent="", state=state)])
             return same
 
         return Outcome.DONE if self._parts.journal.change(change) else Outcome.SENT
@@ -167,7 +168,7 @@ class Uploader:
             self._parts.written.removed(removal.path)
         elif found is not None:
             self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")
-        ended = self._parts.journal.change(lambda database: journal.end_removal(database, removal))
+        ended = self._parts.journal.change(lambda database: changes.end_removal(database, removal))
         return Outcome.DONE if ended else Outcome.CHANGED
 
     def _is_here(self, removal: Removal) -> bool:

@@ -1,0 +1,87 @@
+"""The journal's database: its tables, and how it is opened, made, brought up to date, or set aside."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from engine.spec.errors import Internal
+
+Database = sqlite3.Connection
+
+SCHEMA_VERSION = 2
+_SCHEMA = """
+CREATE TABLE files (
+    path TEXT PRIMARY KEY, parent TEXT NOT NULL, kind TEXT NOT NULL,
+    ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    links INTEGER NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL, hydrated INTEGER NOT NULL,
+    digest TEXT NOT NULL, sent TEXT NOT NULL, attributes TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX files_parent ON files (parent);
+CREATE INDEX files_ino ON files (ino) WHERE ino != 0;
+CREATE INDEX files_pending ON files (state) WHERE state NOT IN ('clean', 'local');
+CREATE TABLE removals (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, version TEXT NOT NULL, ino INTEGER NOT NULL,
+    digest TEXT NOT NULL, sent TEXT NOT NULL, hydrated INTEGER NOT NULL DEFAULT 1
+);
+CREATE INDEX removals_ino ON removals (ino);
+CREATE TABLE directories (
+    path TEXT PRIMARY KEY, version TEXT NOT NULL, document TEXT NOT NULL, changed INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX directories_changed ON directories (changed) WHERE changed > 0;
+CREATE TABLE swaps (staged TEXT PRIMARY KEY, path TEXT NOT NULL, ino INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE conflicts (path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_UPGRADE = "ALTER TABLE removals ADD COLUMN hydrated INTEGER NOT NULL DEFAULT 1"
+"""From version 1 to 2."""
+
+
+def open_database(path: str) -> Database:
+    """Open or make a database. Raises sqlite3.DatabaseError (and not its subclass) if it is damaged."""
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        found = database.execute("PRAGMA user_version").fetchone()[0]
+        if found > SCHEMA_VERSION:
+            raise Internal(f"{path} was written by a newer engine (schema {found}, this one knows {SCHEMA_VERSION})")
+        problems = [r[0] for r in database.execute("PRAGMA quick_check(3)").fetchall()]
+        if problems != ["ok"]:
+            raise sqlite3.DatabaseError("; ".join(problems))
+        if found == 0:
+            _create(database, path)
+        elif found < SCHEMA_VERSION:
+            _upgrade(database)
+        return database
+    except BaseException:
+        database.close()
+        raise
+
+
+def _create(database: Database, path: str) -> None:
+    if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise sqlite3.DatabaseError(f"{path} has tables and no version")
+    database.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA.split(";"):
+        database.execute(statement)
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    database.execute("COMMIT")
+
+
+def _upgrade(database: Database) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    database.execute(_UPGRADE)
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    database.execute("COMMIT")
+
+
+def put_aside(path: str) -> str:
+    """Rename a damaged journal with its log, so that somebody may look at it; return its new name."""
+    name = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    for suffix in ("-wal", "-shm", ""):
+        found = Path(path + suffix)
+        if found.exists():
+            found.rename(name + suffix)
+    return name
