@@ -14,8 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from engine.spec.errors import ApplyFailed, Conflict, EngineError, NotFound, Unavailable, Unsupported
-from engine.spec.storage import ShortRead
+from engine.spec.errors import ApplyFailed, Conflict, EngineError, Unavailable, Unsupported
 from engine.tree import content as contents
 from engine.tree import placeholders, selftest
 from engine.tree.ahead import Ahead
@@ -122,8 +121,8 @@ class OnDemandHydration(Hydration):
         except Conflict as err:
             self._site.spoiled(entry.path, err)
             return False
-        except (NotFound, ShortRead):
-            pass  # it is another one again: seen when it is opened
+        except EngineError:
+            pass  # nothing is known against it; it is looked at again when it is opened
         return True
 
     def ensure(self, path: str) -> None:
