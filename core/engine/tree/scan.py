@@ -144,9 +144,9 @@ class Scanner:
 
         Also if it was since stat(2) said this signature: the journal knows of that by now, and it is no change.
 
-        Only a placeholder, or a file of unknown origin, is opened for that.
+        Only a placeholder, or a file that is not the one that had the name, is opened for that.
         """
-        if row is not None and row.hydrated and row.state != "remote":
+        if row is not None and row.hydrated and row.state != "remote" and row.signature.ino == signature.ino:
             return True
         hydration = self._parts.hydration
         try:
