@@ -249,7 +249,7 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
         changes.note_removal(database, row)
         return fresh
     kept = fresh._replace(version=row.version, digest=row.digest, sent=row.sent)
-    if not one.complete:
+    if not one.complete and row.signature.ino == one.signature.ino:
         # Nobody can write into a file whose content is not here: these are new attributes.
         return kept._replace(state="clean" if row.state == "clean" else "dirty")
     return kept

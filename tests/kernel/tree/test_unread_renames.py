@@ -44,11 +44,14 @@ def objects(store: Store) -> dict[str, bytes]:
 
 
 def test_files_that_were_never_read_keep_their_content_under_any_name(tmp_path: Path, store: Store) -> None:
-    names = ("below", "new", "old", "one", "other", "first", "steps", "gone", "kept")
+    names = ("below", "new", "old", "one", "other", "first", "steps", "gone", "kept", "seen", "unseen")
     for name in names:
         store.put(name, b"content of " + name.encode())
     with Place(tmp_path, store, mode="on-demand") as place:
         root = place.path
+        place.tree._hydration.ensure("seen")  # one that is whole
+        place.tree._scan(deep=True)
+        (root / "unseen").rename(root / "seen")
         (root / "below").rename(root / "t")  # below a directory of its own name
         (root / "below").mkdir()
         (root / "t").rename(root / "below" / "x")
@@ -75,6 +78,7 @@ def test_files_that_were_never_read_keep_their_content_under_any_name(tmp_path: 
             "steps": b"made between",
             "gone": b"over what was not read",
             "kept": b"content of kept",
+            "seen": b"content of unseen",
         }
         assert objects(store) == wanted
         assert read(root) == wanted
