@@ -109,10 +109,8 @@ def test_the_next_server_is_asked_when_one_is_silent_or_fails(world: World) -> N
     assert texts(world.ask("example.org")) == ["192.0.2.99"]
     assert 0.3 <= time.monotonic() - start < 10
     assert (len(silent.asked), len(failing.asked), len(good.asked)) == (1, 1, 1)
-    start = time.monotonic()
-    assert texts(world.ask("example.com")) == ["192.0.2.99"]  # it is asked last for a while
-    assert time.monotonic() - start < 0.29
-    assert len(silent.asked) == 1
+    assert texts(world.ask("example.com")) == ["192.0.2.99"]
+    assert len(silent.asked) == 1  # it is asked last for a while
 
 
 def test_nobody_answers(world: World) -> None:
@@ -127,9 +125,8 @@ def test_a_refusing_port_is_passed_over_at_once(world: World) -> None:
     closed = world.upstream()
     closed.close()
     world.upstream()
-    start = time.monotonic()
+    world.forwarder._patience = 600  # so that an answer shows that nobody waited for it
     assert texts(world.ask("example.org")) == ["192.0.2.99"]
-    assert time.monotonic() - start < 0.29
 
 
 def test_failures_of_all_are_passed_on(world: World) -> None:
