@@ -233,6 +233,14 @@ def test_damaged_segment_is_a_clear_error(site, damage):
         site.open()
 
 
+def test_a_segment_of_another_version_is_said_to_be_so(site):
+    fill(site, a=b"A")
+    segment = next((site.bucket / ".engine/manifest").iterdir())
+    segment.write_bytes(b"ENGINE\0\1" + segment.read_bytes()[8:])
+    with pytest.raises(Conflict, match="another format than version 2"):
+        site.open()
+
+
 def test_missing_and_exchanged_segments(site):
     for n in range(3):
         fill(site, a=b"%d" % n)

@@ -24,6 +24,7 @@ DIRECTORY = ".engine/"
 """What belongs to the engine in a store begins with this."""
 PREFIX = f"{DIRECTORY}manifest/"
 _MAGIC = b"ENGINE\0\2"
+"""The last byte is the version of the format."""
 _NAME = re.compile(r"\.engine/manifest/(\d{16})\.(whole|changes)\Z")
 _LARGEST = 1 << 28
 """Bytes of a segment at most, unpacked."""
@@ -99,6 +100,8 @@ class Sealer:
     def open(self, sealed: bytes, name: str) -> Segment:
         """Return a segment; Damaged if it was not sealed under this key, or under another name."""
         head = len(_MAGIC) + NONCE
+        if sealed[: len(_MAGIC) - 1] == _MAGIC[:-1] and sealed[: len(_MAGIC)] != _MAGIC:
+            raise Damaged(f"the manifest cannot be read: {name} has another format than version {_MAGIC[-1]}")
         if not sealed.startswith(_MAGIC) or len(sealed) <= head:
             raise Damaged(f"the manifest is damaged: {name} is no segment of it")
         try:
