@@ -59,7 +59,7 @@ class Server:
             containers=self.containers, images=self.images, networks=self.networks, volumes=self.volumes,
             events=self.events, plugins=Plugins(), doctor=self.doctor,
             volume_work=self.volume_work,
-            nodes=FakeNodes(), secrets=SecretStore(Path(self.hosts[0].removeprefix("unix://")).parent / "secrets"),
+            nodes=FakeNodes(), secrets=SecretStore(self.home / "secrets"),
             instance=Instance("0123abcd", "/data", "/run", "crun", {"crun": "1.8.1"}, ("beware",)),
         )  # fmt: skip
 

@@ -323,9 +323,9 @@ def test_a_silent_connection_is_cut(make_server: Callable[..., Server], monkeypa
         assert read_head(good).startswith(b"HTTP/1.1 200")
 
 
-def serve_once(host: str) -> None:
+def serve_once(host: str, home: Path) -> None:
     async def run() -> None:
-        services = Server([host], Path("/")).services()
+        services = Server([host], home).services()
         async with server_module.serve(server_module.build_app(services), [host]):
             pass
 
@@ -335,20 +335,20 @@ def serve_once(host: str) -> None:
 def test_unix_sockets(server: Server, tmp_path: Path) -> None:
     assert stat.S_IMODE(Path(server.socket).stat().st_mode) == 0o660
     with pytest.raises(Conflict, match="socket is busy"):
-        serve_once(f"unix://{server.socket}")
+        serve_once(f"unix://{server.socket}", tmp_path)
     assert server.request("GET", "/_ping")[0] == 200
 
     dead = tmp_path / "dead"
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(dead))
-    serve_once(f"unix://{dead}")
+    serve_once(f"unix://{dead}", tmp_path)
     assert not dead.exists()
 
     (tmp_path / "file").write_text("precious")
     with pytest.raises(Conflict, match="a file that is no socket is there"):
-        serve_once(f"unix://{tmp_path}/file")
+        serve_once(f"unix://{tmp_path}/file", tmp_path)
     assert (tmp_path / "file").read_text() == "precious"
-    serve_once(f"unix://{tmp_path}/new/directory/socket")
+    serve_once(f"unix://{tmp_path}/new/directory/socket", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -363,14 +363,14 @@ def test_unix_sockets(server: Server, tmp_path: Path) -> None:
         ("tcp://192.0.2.1:0", Unavailable),
     ],
 )
-def test_hosts_that_cannot_be_served(host: str, error: type[EngineError]) -> None:
+def test_hosts_that_cannot_be_served(host: str, error: type[EngineError], tmp_path: Path) -> None:
     with pytest.raises(error):
-        serve_once(host)
+        serve_once(host, tmp_path)
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Conflict, match="in use"):
-        serve_once(f"tcp://127.0.0.1:{taken.getsockname()[1]}")
+        serve_once(f"tcp://127.0.0.1:{taken.getsockname()[1]}", tmp_path)
 
 
 def test_tcp(make_server: Callable[..., Server]) -> None:
