@@ -88,27 +88,22 @@ table inet fortress {
 """
 
 
-def test_traffic_passes_beside_dockerd(web: EngineHost) -> None:
-    host = web
-    host.run("nft", "-f", "-", input=DOCKER)
-    try:
-        until(lambda: table(host) in host.run("nft", "list", "table", "ip", "filter").stdout, "our rule in DOCKER-USER")
-        assert reached(host, GATEWAY)
-        assert host.engine("exec", "web", "ping", "-c1", "-W5", GATEWAY, check=False).returncode == 0
-        host.run("nft", "flush", "chain", "ip", "filter", "DOCKER-USER")  # dockerd is restarted
-        until(lambda: table(host) in host.run("nft", "list", "table", "ip", "filter").stdout, "our rule, once more")
-        assert reached(host, GATEWAY)
-    finally:
-        host.run("nft", "delete", "table", "ip", "filter")
+def our_rule_is_there(host: EngineHost, chain: str) -> None:
+    until(lambda: table(host) in host.run("nft", "list", "chain", "ip", "filter", chain).stdout, f"our rule in {chain}")
 
 
-def test_traffic_passes_beside_a_firewall_that_drops_by_default(web: EngineHost) -> None:
+@pytest.mark.parametrize(
+    ("rules", "chain"), [(DOCKER, "DOCKER-USER"), (UFW, "FORWARD")], ids=["dockerd", "one-that-drops-by-default"]
+)
+def test_traffic_passes_beside_a_firewall(web: EngineHost, rules: str, chain: str) -> None:
     host = web
-    host.run("nft", "-f", "-", input=UFW)
+    host.run("nft", "-f", "-", input=rules)
     try:
-        until(lambda: table(host) in host.run("nft", "list", "table", "ip", "filter").stdout, "our rule in FORWARD")
+        our_rule_is_there(host, chain)
         assert reached(host, GATEWAY)
         assert host.engine("exec", "web", "ping", "-c1", "-W5", GATEWAY, check=False).returncode == 0
+        host.run("nft", "flush", "chain", "ip", "filter", chain)  # its owner starts anew
+        our_rule_is_there(host, chain)
     finally:
         host.run("nft", "delete", "table", "ip", "filter")
 
