@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.host import EngineHost, skip_unless_possible
+
+# Four tests share two cores: how long an example takes, or its making, says nothing.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 ONE_CLUSTER = tuple(f"tests/e2e/cluster/test_{name}.py" for name in ("encrypted", "overlay", "restarts", "verify"))
 """Files whose tests use one cluster."""

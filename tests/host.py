@@ -171,12 +171,15 @@ class EngineHost:
             self.daemon = subprocess.Popen(
                 [*self.enter, *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
             )
-        until(self._answers, "the daemon's first answer")
+        try:
+            until(self._answers, "the daemon's first answer", 3 * SECONDS)
+        except AssertionError as err:
+            raise AssertionError(f"{err}; the daemon's log ends so:\n{self.log()[-4000:]}") from None
 
     def _answers(self) -> bool:
         assert self.daemon is not None
         if self.daemon.poll() is not None:
-            raise AssertionError(f"the daemon ended with {self.daemon.returncode}:\n{self.log()[-4000:]}")
+            raise AssertionError(f"the daemon ended with {self.daemon.returncode}")
         try:
             return self.request("GET", "/_ping")[0] == 200
         except OSError:
@@ -375,7 +378,7 @@ class EngineHost:
             claims = db.execute("SELECT space, value, owner FROM claims").fetchall()
         return sorted([f"object {row}" for row in objects] + [f"claim {row}" for row in claims])
 
-    def assert_clean(self, before: dict[str, Any], seconds: float = 20.0) -> None:
+    def assert_clean(self, before: dict[str, Any], seconds: float = SECONDS) -> None:
         """Fail, showing what differs, unless the machine is as it was; what goes by itself gets some time for it."""
         snapshot.assert_becomes(before, self.snapshot, seconds)
 

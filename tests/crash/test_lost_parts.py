@@ -167,13 +167,11 @@ def test_full_disk(small: CrashHost) -> None:
     until(lambda: "big" in small.engine("exec", "goes", "ls", "/").stdout, "a big file")
     before = small.settled()
     filler = small.data_root / "filler"
-    with filler.open("wb") as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"\0" * 65536)
-            file.flush()
-    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"\0" * 512)
+    with filler.open("wb", buffering=0) as file:  # nothing is left to be written when it is closed
+        for piece in (65536, 512):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * piece)
     with Registry(netns=small.netns) as registry:
         name = registry.push(busybox_image([os.urandom(1 << 20)]))
         failures = [

@@ -113,7 +113,7 @@ def assert_same(before: Any, after: Any) -> None:
     raise AssertionError("the state differs:\n" + "\n".join(difflib.unified_diff(old, new, "before", "after", n=0)))
 
 
-def assert_becomes(expected: Any, look: Callable[[], Any], seconds: float = 20.0) -> None:
+def assert_becomes(expected: Any, look: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until a look shows the expected state: the kernel takes some 50 ms to remove a namespace's links."""
     until = time.monotonic() + seconds
     while (seen := look()) != expected and time.monotonic() < until:
