@@ -163,11 +163,12 @@ def receive(path: str, source: IO[bytes], *, no_overwrite: bool, copy_owner: boo
     owner = os.stat(".")
     try:
         with tarfile.open(fileobj=stream, mode="r|*", errorlevel=1) as tar:
+            tar.extraction_filter = _as_it_is  # an argument of `extract` only since Python 3.11.4
             for member in tar:
                 _check(member, no_overwrite)
                 if copy_owner:
                     member.uid, member.gid = owner.st_uid, owner.st_gid
-                tar.extract(member, ".", numeric_owner=True, filter="fully_trusted")
+                tar.extract(member, ".", numeric_owner=True)
                 _restore_attributes(member)
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as err:
         raise Refusal("invalid-parameter", f"the archive is damaged or is none: {err}") from err
@@ -190,6 +191,10 @@ class _Chained(io.RawIOBase):
             data, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
             return data if size == len(data) else data + self._rest.read(size - len(data) if size > 0 else -1)
         return self._rest.read(size)
+
+
+def _as_it_is(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo:
+    return member
 
 
 def _check(member: tarfile.TarInfo, no_overwrite: bool) -> None:
