@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def options(places: tuple[Path, Path]) -> tuple[str, ...]:
 def test_wrong_command_lines(arguments: tuple[str, ...]) -> None:
     code, text = install(*arguments)
     assert (code, text.count("install: ")) == (1, 1)
+
+
+def test_what_is_installed_has_the_clients_of_every_driver() -> None:
+    project = tomllib.loads((SCRIPT.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    (everything,) = extras["all"]
+    named = set(everything.partition("[")[2].rstrip("]").split(","))
+    assert named == extras.keys() - {"all", "testing", "dev"}
+    assert '[all]"' in SCRIPT.read_text()
 
 
 def test_help_changes_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 import threading
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -89,11 +90,23 @@ class Entry:
         error = DriverFault(
             f"{kind_word(self.group)} {self.name!r} of {self.origin} cannot be used",
             why=self.reason,
-            hint=f"Tell the authors of {self.distribution}, or use another driver",
+            hint=self.cure(self.cause) or f"Tell the authors of {self.distribution}, or use another driver",
             driver=self.name,
         )
         error.__cause__ = self.cause
         return error
+
+    def cure(self, error: BaseException | None) -> str:
+        """Return how to install what an error says cannot be imported; "" if it is something else.
+
+        What only one driver needs is an extra of its package, with the driver's name.
+        """
+        extras = (self.point.dist.metadata.get_all("Provides-Extra") or ()) if self.point.dist else ()
+        while error is not None and not isinstance(error, ImportError):
+            error = error.__cause__
+        if error is None or self.name not in extras:
+            return ""
+        return f"Install it: {sys.executable} -m pip install '{self.distribution}[{self.name}]'"
 
     def info(self) -> DriverInfo:
         """Return the row of `engine driver ls`."""

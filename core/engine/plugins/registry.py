@@ -232,6 +232,7 @@ class Plugins:
             ) from None
         except EngineError as err:
             err.driver = err.driver or name
+            err.hint = entry.cure(err) or err.hint
             raise
         except Exception as err:
             raise self._fault(entry, operation, err) from err

@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,14 @@ class Site:
         self.modules: list[str] = []
 
     def install(
-        self, distribution: str, entry_points: str, code: str, *, module: str | None = None, version: str = "1.2"
+        self,
+        distribution: str,
+        entry_points: str,
+        code: str,
+        *,
+        module: str | None = None,
+        version: str = "1.2",
+        extras: Iterable[str] = (),
     ) -> None:
         """Install a distribution of one module; entry points are `GROUP NAME ATTRIBUTE` lines."""
         module = module or distribution.replace("-", "_")
@@ -24,7 +31,8 @@ class Site:
         (self.path / f"{module}.py").write_text(textwrap.dedent(code))
         info = self.path / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        head = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        (info / "METADATA").write_text(head + "".join(f"Provides-Extra: {extra}\n" for extra in extras))
         lines = []
         for line in entry_points.strip().splitlines():
             group, name, attribute = line.split()

@@ -64,6 +64,18 @@ def test_an_unknown_name_gets_a_suggestion(site):
         Plugins().get(NET, "acmee")
 
 
+def test_what_a_driver_lacks_is_an_extra_with_its_name(site):
+    missing = "import no_such_client\n"
+    site.install("acme-net", f"{NET} vxlan Driver", missing, extras=("vxlan",))
+    site.install("acme-odd", f"{NET} odd Driver", missing)
+    plugins = Plugins()
+    for _ in range(2):
+        with pytest.raises(DriverFault, match=r"no_such_client.*-m pip install 'acme-net\[vxlan\]'"):
+            plugins.get(NET, "vxlan")
+    with pytest.raises(DriverFault, match="Tell the authors of acme-odd"):
+        plugins.get(NET, "odd")
+
+
 def test_a_broken_import_is_isolated_and_listed_with_its_reason(site):
     site.install("acme-bad", f"{NET} bad Driver", "import no_such_module_at_all")
     site.install("acme-exit", f"{NET} exit Driver", "raise SystemExit(3)")

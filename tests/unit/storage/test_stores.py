@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from engine.plugins import Plugins
@@ -42,6 +44,23 @@ def open_store(stores, url, given=None):
 def test_the_drivers_of_a_url(url, drivers, stores):
     plan = stores.plan(url, CRYPT if "crypt" in url else {})
     assert [part.driver for part in plan.parts] == drivers
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "given"),
+    [
+        ("s3://b/p", "obstore.store", {}),
+        ("gs://b/p", "obstore.store", {}),
+        ("azure://b/p", "obstore.store", {"account": "a"}),
+        ("sftp://h/p", "sshfs", {}),
+        ("crypt::memory://a", "nacl", CRYPT),
+    ],
+)
+def test_the_extra_that_is_missing_is_named(url, module, given, stores, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    driver = stores.plan(url, given).parts[0].driver
+    with pytest.raises(Unsupported, match=rf"-m pip install 'pluggable-engine\[{driver}\]'"):
+        open_store(stores, url, given)
 
 
 def test_a_wrapper_needs_something_to_wrap(stores):
