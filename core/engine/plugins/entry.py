@@ -58,6 +58,8 @@ class Entry:
     reason: str = ""
     cause: BaseException | None = None
     instance: Any = None
+    hooks: Any = None
+    """The pluggy.PluginManager of a loaded one: the driver and its wrappers, or the plugin alone."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

@@ -1,8 +1,9 @@
 """Finds drivers and plugins, loads one when it is needed, calls exactly that one, and isolates a broken one.
 
 A driver is an entry point: the group says its kind, the name is the driver's name, the value its class. Listing names
-reads the metadata of installed distributions and imports nothing. The operations are pluggy hooks: a call reaches
-exactly one driver, and the wrappers that plugins of the group `engine.plugins` put around the operation.
+reads the metadata of installed distributions and imports nothing. The operations are pluggy hooks, and each driver has
+a hook system of its own, in which there is nothing but the driver and the wrappers that plugins of the group
+`engine.plugins` put around its operations: whatever is loaded meanwhile, no other driver can answer in its place.
 """
 
 from __future__ import annotations
@@ -59,9 +60,8 @@ class Plugins:
         self._autoload = os.environ.get("ENGINE_DISABLE_PLUGIN_AUTOLOAD") != "1" if autoload is None else autoload
         self._workers = Workers()
         self._lock = threading.RLock()
-        self._manager = pluggy.PluginManager(PROJECT)
-        for spec in (*SPECS.values(), EngineHooks):
-            self._manager.add_hookspecs(spec)
+        self._wrappers: list[Entry] = []
+        """Loaded plugins in the order of their loading: the last one is the outermost around an operation."""
         self._entries: dict[tuple[str, str], list[Entry]] = {}
         self._callers: dict[tuple[str, str, str], tuple[Entry, Callable[..., Any], type]] = {}
         self.rescan()
@@ -176,26 +176,24 @@ class Plugins:
             return entry
 
     def _register(self, entry: Entry, instance: Any) -> None:
-        """Make an instance known to pluggy, which checks the names of arguments; leave nothing behind on failure."""
-        registered = f"{entry.group}/{entry.name}/{entry.distribution}"
-        with self._lock:
-            try:
-                self._manager.register(instance, name=registered)
-                self._manager.check_pending()
-                if entry.group == PLUGINS_GROUP:
-                    self._check_wraps(instance)
-            except Exception:
-                if self._manager.has_plugin(registered):
-                    self._manager.unregister(name=registered)
-                raise
-            entry.instance, entry.status, entry.reason = instance, "ok", ""
-            self._callers.clear()  # each excludes the drivers that were loaded when it was made
-
-    def _check_wraps(self, plugin: object) -> None:
-        for caller in self._manager.get_hookcallers(plugin) or ():
-            for impl in caller.get_hookimpls():
-                if impl.plugin is plugin and caller.name in _OPERATIONS and not (impl.wrapper or impl.hookwrapper):
-                    raise Rejected(f"{caller.name} must be a wrapper: a plugin cannot answer in a driver's place")
+        """Let an instance be called, after pluggy has checked the names of its hooks' arguments."""
+        is_plugin = entry.group == PLUGINS_GROUP
+        hooks = _hook_system((*SPECS.values(), EngineHooks) if is_plugin else (SPECS[entry.group],))
+        hooks.register(instance)
+        if is_plugin:
+            hooks.check_pending()
+            _check_wraps(hooks, instance)
+        with self._lock:  # of a driver and a plugin that are loaded at once, the second one sees the first
+            if is_plugin:
+                if any(wrapper.instance is instance for wrapper in self._wrappers):
+                    raise Rejected("another entry point has brought the same plugin")
+                self._wrappers.append(entry)
+                for driver in self._drivers():
+                    driver.hooks.register(instance)
+            else:
+                for wrapper in self._wrappers:
+                    hooks.register(wrapper.instance)
+            entry.instance, entry.hooks, entry.status, entry.reason = instance, hooks, "ok", ""
 
     def load_plugins(self) -> None:
         """Load the plugins of the group `engine.plugins`; a broken one is logged, listed, and harms nothing."""
@@ -248,23 +246,18 @@ class Plugins:
     def _caller(self, group: str, name: str, operation: str) -> tuple[Entry, Callable[..., Any], type]:
         """Return a caller that reaches one driver and all wrappers, but no other driver."""
         entry = self._load(self._select(group, name))
-        with self._lock:
-            others = [
-                e.instance
-                for entries in self._entries.values()
-                for e in entries
-                if e.group != PLUGINS_GROUP and e.instance is not None and e is not entry
-            ]
-            caller = self._manager.subset_hook_caller(operation, others)
-            ready = (entry, caller, result_type(SPECS[group], operation, entry.instance))
-            self._callers[group, name, operation] = ready
+        caller = getattr(entry.hooks.hook, operation)
+        ready = (entry, caller, result_type(SPECS[group], operation, entry.instance))
+        self._callers[group, name, operation] = ready
         return ready
 
     def _retire(self, entry: Entry, operation: str, hung: Hung) -> DriverFault:
         """Never call one again that hung: each call would cost its deadline, and leave a thread behind."""
         with self._lock:
-            if entry.group == PLUGINS_GROUP and entry.status == "ok":
-                self._manager.unregister(entry.instance)
+            if entry in self._wrappers:
+                self._wrappers.remove(entry)
+                for driver in self._drivers():
+                    driver.hooks.unregister(entry.instance)
             return entry.broken(f"it hung in {operation}{_where(entry, hung.stack)}")
 
     def _fault(self, entry: Entry, operation: str, err: Exception) -> DriverFault:
@@ -284,20 +277,22 @@ class Plugins:
 
     # Plugins of the group engine.plugins
 
+    def _drivers(self) -> list[Entry]:
+        """Return the drivers that are loaded. The caller holds the lock."""
+        return [
+            e
+            for (g, _), entries in self._entries.items()
+            for e in entries
+            if g != PLUGINS_GROUP and e.hooks is not None
+        ]
+
     def _plugins(self) -> list[Entry]:
         with self._lock:
-            return [
-                e
-                for (group, _), entries in self._entries.items()
-                if group == PLUGINS_GROUP
-                for e in entries
-                if e.status == "ok"
-            ]
+            return list(self._wrappers)
 
     def _tell(self, plugin: Entry, hook: str, **arguments: Any) -> None:
         """Call one hook of one plugin. Raises DriverFault when it fails or hangs; a hung one is not called again."""
-        others = [p for p in self._manager.get_plugins() if p is not plugin.instance]
-        caller = self._manager.subset_hook_caller(hook, others)
+        caller = getattr(plugin.hooks.hook, hook)
         try:
             self._workers.run(partial(caller, **arguments), self._deadline)
         except Hung as err:
@@ -326,6 +321,20 @@ class Plugins:
         for plugin in self._plugins():
             if hasattr(plugin.instance, "edit_oci_spec"):
                 self._tell(plugin, "edit_oci_spec", spec=spec, container=container)
+
+
+def _hook_system(specs: Collection[type]) -> pluggy.PluginManager:
+    hooks = pluggy.PluginManager(PROJECT)
+    for spec in specs:
+        hooks.add_hookspecs(spec)
+    return hooks
+
+
+def _check_wraps(hooks: pluggy.PluginManager, plugin: object) -> None:
+    for caller in hooks.get_hookcallers(plugin) or ():
+        for impl in caller.get_hookimpls():
+            if caller.name in _OPERATIONS and not (impl.wrapper or impl.hookwrapper):
+                raise Rejected(f"{caller.name} must be a wrapper: a plugin cannot answer in a driver's place")
 
 
 def _identity(entry: Entry) -> tuple[str, str, str, str]:

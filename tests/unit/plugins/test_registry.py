@@ -135,6 +135,53 @@ def test_a_call_reaches_exactly_one_driver(site):
     assert plugins.call(NET, "a1", "network_plan", network=NETWORK) is None
 
 
+OWN_NAME = """
+    from engine_sdk import *
+
+    class Driver(NetworkDriver):
+        def endpoint_plan(self, network, endpoint):
+            return Plan.of(Dummy(name=__name__[-4:], ns="sandbox"))
+"""
+
+
+def test_a_driver_loaded_after_the_caller_was_made_does_not_answer_in_its_place(site):
+    site.install("acme-one1", f"{NET} one1 Driver", OWN_NAME)
+    site.install("acme-two2", f"{NET} two2 Driver", OWN_NAME)
+    plugins = Plugins()
+    entry, held, expected = plugins._caller(NET, "one1", "endpoint_plan")  # as a thread that goes on later holds it
+    plugins.get(NET, "two2")
+    answer = held(network=NETWORK, endpoint=ENDPOINT)
+    assert [r.name for r in answer.resources] == ["one1"]
+
+
+def test_a_driver_whose_package_is_gone_answers_no_more(site):
+    site.install("acme-one1", f"{NET} one1 Driver", OWN_NAME)
+    site.install("acme-two2", f"{NET} two2 Driver", OWN_NAME)
+    plugins = Plugins()
+    plugins.get(NET, "two2")
+    (site.path / "acme_two2-1.2.dist-info" / "entry_points.txt").unlink()
+    plugins.rescan()
+    assert [r.name for r in plan(plugins, "one1").resources] == ["one1"]
+
+
+def test_two_threads_that_load_and_call_reach_their_own_driver(site):
+    names = [f"d{number:03}" for number in range(40)]
+    for name in names:
+        site.install(f"acme-{name}", f"{NET} {name} Driver", OWN_NAME)
+    plugins, wrong = Plugins(), []
+
+    def ask(mine):
+        for number, name in enumerate(mine):
+            wrong.extend(n for n in mine[: number + 1] for r in plan(plugins, n).resources if r.name != n)
+
+    threads = [threading.Thread(target=ask, args=(names[half::2],)) for half in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
 def test_names_that_are_not_allowed_are_blocked_and_never_imported(site):
     site.install("acme-boom", f"{NET} boom Driver", "raise SystemExit('imported')")
     site.install("acme-dummy", f"{NET} acme Driver", DUMMY)
