@@ -148,7 +148,7 @@ def test_a_driver_loaded_after_the_caller_was_made_does_not_answer_in_its_place(
     site.install("acme-one1", f"{NET} one1 Driver", OWN_NAME)
     site.install("acme-two2", f"{NET} two2 Driver", OWN_NAME)
     plugins = Plugins()
-    entry, held, expected = plugins._caller(NET, "one1", "endpoint_plan")  # as a thread that goes on later holds it
+    _, held, _ = plugins._caller(NET, "one1", "endpoint_plan")  # as a thread that goes on later holds it
     plugins.get(NET, "two2")
     answer = held(network=NETWORK, endpoint=ENDPOINT)
     assert [r.name for r in answer.resources] == ["one1"]
@@ -171,7 +171,7 @@ def test_two_threads_that_load_and_call_reach_their_own_driver(site):
     plugins, wrong = Plugins(), []
 
     def ask(mine):
-        for number, name in enumerate(mine):
+        for number in range(len(mine)):
             wrong.extend(n for n in mine[: number + 1] for r in plan(plugins, n).resources if r.name != n)
 
     threads = [threading.Thread(target=ask, args=(names[half::2],)) for half in (0, 1)]
