@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,6 +31,7 @@ from engine.runtime.rootfs import directory_in_root
 from engine.spec.errors import Conflict, EngineError, NotFound
 from engine.spec.mounts import OverlayMount
 from engine.spec.resource import Plan, Resource
+from engine.treewalk import remove_tree
 from engine.volume.manager import VolumeManager
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ class Environment:
 
     def remove_directories(self, container: Container) -> None:
         """Remove its directories and all in them."""
-        shutil.rmtree(self.directory(container), ignore_errors=True)
-        shutil.rmtree(self.rootfs(container), ignore_errors=True)
+        for directory in (self.directory(container), self.rootfs(container)):
+            _remove(directory)
 
     def end_leftovers(self, conmon: Conmon, running: Collection[str]) -> None:
         """At a daemon's start: end all processes of containers but those that are recorded as running."""
@@ -108,7 +108,7 @@ class Environment:
         """At a daemon's start, when nothing unwanted is mounted any more: remove directories that a kill left."""
         for directory in _entries(self._roots.data):
             if not self._store.has(directory.name):
-                shutil.rmtree(directory, ignore_errors=True)
+                _remove(directory)
         for directory in _entries(self._roots.run):
             if directory.name not in living:
                 try:
@@ -368,6 +368,13 @@ class Environment:
         directory, names = self.directory(container), _own_names(container)
         text = (directory / "hosts").read_text(errors="surrogateescape")
         etc.write(directory, "hosts", etc.hosts_changed(text, names, _addresses(came), _addresses(went)))
+
+
+def _remove(directory: Path) -> None:
+    try:
+        remove_tree(directory)
+    except OSError as err:
+        log.warning("%s is left, and removed at the next start: %s", directory, err)
 
 
 def _entries(directory: Path) -> list[Path]:

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from engine.image.compression import DECOMPRESSION_ERRORS, Readable, decompresse
 from engine.image.metadata import Database, Layer, no_room
 from engine.image.unpack import drain, unpack
 from engine.spec.errors import InvalidParameter
+from engine.treewalk import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class LayerStore:
                 raise no_room(self.root, os.strerror(err.errno)) from err
             raise
         finally:
-            _remove_tree(path)
+            _clear_away(path)
 
     def _make(self, source: Readable, scratch: Path, diff_id: str, blob: str) -> Layer:
         (scratch / "fs").mkdir()
@@ -193,19 +193,19 @@ class LayerStore:
         grave = self.root / "tmp" / layer.name
         with contextlib.suppress(FileNotFoundError):
             self.directory(layer).rename(grave)
-        _remove_tree(grave)
+        _clear_away(grave)
 
     def collect(self) -> None:
         """At start, before anything uses the store: remove what a crash left, restore what a power failure took."""
         for leftover in (self.root / "tmp").iterdir():
-            _remove_tree(leftover)
+            _clear_away(leftover)
         self.sweep()
         known = {layer.name: layer for layer in self._db.layers()}
         for kind in ("l", "b"):
             for path in (self.root / kind).iterdir():
                 if path.name not in known:
-                    log.info("removed %s: left by a crash", path)
-                    _remove_tree(path)
+                    log.info("%s goes: left by a crash", path)
+                    _clear_away(path)
         for layer in known.values():
             if layer.boot not in ("", self._boot) or not self.directory(layer).is_dir():
                 self._restore(layer)
@@ -216,7 +216,7 @@ class LayerStore:
         log.warning("layer %s may be incomplete after a power failure: made again from its blob", layer.diff_id)
         with self.scratch() as scratch, self.blob(layer).open("rb") as blob:
             self._make(blob, scratch, layer.diff_id, layer.blob)
-            _remove_tree(self.directory(layer))
+            remove_tree(self.directory(layer))
             (scratch / "fs").rename(self.directory(layer))
         _sync_file_system_of(self.root)
         self._db.mark_on_disk([layer.name])
@@ -269,8 +269,8 @@ def _sync_file_system_of(path: Path) -> None:
         os.close(fd)
 
 
-def _remove_tree(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _clear_away(path: Path) -> None:
+    try:
+        remove_tree(path)
+    except OSError as err:
+        log.warning("%s is left, and removed at the next start: %s", path, err)

@@ -239,19 +239,27 @@ class _Unpacker:
         except OSError as err:
             if err.errno not in (errno.ENOENT, errno.ENOTDIR) or not path:
                 raise _refused(path, "a directory on its way", err) from err
-        parent, name = posixpath.split(path)
-        above = self._open_or_make(parent)
-        try:
-            found = _lstat(above, name)
-            if found is None:
-                os.mkdir(name, 0o755, dir_fd=above)
-            elif _is_whiteout(found):
-                self._replace_by_directory(above, name, found)
+        fd = _open_beneath(self._root, ".")
+        way = ""
+        for name in path.split("/"):
+            way, above = posixpath.join(way, name), fd
+            try:
+                fd = self._open_or_make_one(above, way, name)
+            except OSError as err:
+                raise _refused(path, "a directory on its way", err) from err
+            finally:
+                os.close(above)
+        return fd
+
+    def _open_or_make_one(self, above: int, path: str, name: str) -> int:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return _open_beneath(self._root, path)
-        except OSError as err:
-            raise _refused(path, "a directory on its way", err) from err
-        finally:
-            os.close(above)
+        found = _lstat(above, name)
+        if found is None:
+            os.mkdir(name, 0o755, dir_fd=above)
+        elif _is_whiteout(found):
+            self._replace_by_directory(above, name, found)
+        return _open_beneath(self._root, path)
 
 
 def _lstat(parent_fd: int, name: str) -> os.stat_result | None:

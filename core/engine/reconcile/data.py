@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from engine import treewalk
 from engine.reconcile import encryption, gocryptfs, loops, mountapi, mountinfo
 from engine.reconcile.applier import BatchError, Context, Difference
 from engine.reconcile.encryption import NoKeys, VolumeKeys
@@ -238,8 +239,4 @@ def remove_tree(path: Path) -> None:
     Raises Conflict if anything is mounted in it, and OSError.
     """
     check_removable(path)
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        if path.exists():
-            raise
+    treewalk.remove_tree(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from engine.spec.encryption import GocryptMount, GocryptStore
 from engine.spec.errors import Forbidden, Unsupported
+from engine.treewalk import remove_tree
 
 DEADLINE = 30.0
 """Seconds that the program has to be ready."""
@@ -48,7 +49,7 @@ def make_store(resource: GocryptStore, secret: bytes) -> None:
     try:
         _run(["-init", "-scryptn", "10", "-nosyslog", resource.path], password_of(secret), resource.path, log=None)
     except BaseException:
-        shutil.rmtree(path)
+        remove_tree(path)
         raise
 
 

@@ -7,7 +7,6 @@ asked of the helper by who waits for it. Ending one loses nothing: its journal k
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from engine.spec.errors import ApplyFailed, EngineError, Unsupported
 from engine.spec.resource import Key, Resource
 from engine.spec.trees import SyncedTree
 from engine.tree import holder
+from engine.treewalk import remove_tree
 
 END_SECONDS = 5.0
 """For a helper that was told to end, and again for one that was killed."""
@@ -146,8 +146,7 @@ class TreeApplier:
                 self._kill(place)
         if not holder.end(place.directory, END_SECONDS):
             raise ApplyFailed("the holder of a volume's files does not end", why=f"see {place.directory}")
-        if place.directory.exists():
-            shutil.rmtree(place.directory)
+        remove_tree(place.directory)
         if self._group:
             self._remove_group(self._group_of(place))
 

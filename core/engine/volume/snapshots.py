@@ -6,9 +6,9 @@ or as `content` where the volume's data is elsewhere. What is not finished has a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 from engine.durable import replace_file
 from engine.spec.errors import Conflict, InvalidParameter, NotFound
 from engine.spec.values import Frozen
+from engine.treewalk import remove_tree
 from engine.volume.vet import SNAPSHOTS
 
 _TAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
@@ -89,7 +90,7 @@ class Snapshots:
     def staging(self, id: str) -> Path:
         """Return the directory in which something is made, empty."""
         place = self._root / f".{id}"
-        shutil.rmtree(place, ignore_errors=True)
+        remove_tree(place)
         place.mkdir(mode=0o700, parents=True)
         return place
 
@@ -107,9 +108,10 @@ class Snapshots:
         found = self.get(ref)
         place = self._root / f".{found.id}"
         (self._root / found.id).rename(place)  # so that no half of one is ever seen
-        shutil.rmtree(place)
+        remove_tree(place)
         return found
 
     def clear(self, id: str) -> None:
         """Remove what was not finished."""
-        shutil.rmtree(self._root / f".{id}", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(self._root / f".{id}")

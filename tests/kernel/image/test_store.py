@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.deep import nest
 from tests.images import Registry, Sample, busybox_image, docker_archive, entry, tar, tmpfs
 
 from engine.events import EventBus
@@ -52,6 +53,21 @@ def test_collect_removes_what_a_crash_left(
     assert len(leftovers()) > len(before)
     make_manager()
     assert leftovers() == before
+
+
+def test_a_layer_deeper_than_any_recursion_is_removed_and_left_by_a_crash(
+    manager: ImageManager, make_manager: Make, tmp_path: Path, leftovers: Leftovers
+) -> None:
+    deep = tar([entry("d/" * 1500 + "file", b"x")])
+    manager.load(docker_archive(tmp_path / "a.tar", {"deep:1": busybox_image((deep,))}))
+    manager.remove("deep:1")
+    assert leftovers() == []
+    manager.close()
+    path = tmp_path / "engine/image/tmp/half"
+    path.mkdir()
+    nest(path, 3000)
+    make_manager()
+    assert leftovers() == []
 
 
 def test_kill_9_amid_pulls_leaves_only_whole_images(tmp_path: Path, make_manager: Make, registry: Registry) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
+
+from engine import treewalk
 
 _ALWAYS = frozenset({"lost+found"})
 """What a file system makes by itself."""
@@ -13,15 +14,7 @@ _ROOM = 1 << 20
 
 def empty(path: Path) -> None:
     """Remove all that is in a directory, and leave the directory. Raises OSError."""
-    with os.scandir(path) as entries:
-        found = list(entries)
-    for entry in found:
-        if entry.name in _ALWAYS:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)  # noqa: PTH108 - the entry has a text
+    treewalk.empty(path, keep=_ALWAYS)
 
 
 def is_full(path: Path) -> bool:

@@ -6,10 +6,10 @@ files that are exchanged whole: who reads them needs no connection, and nobody i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from typing import Any
 from engine import lockfile
 from engine.durable import replace_file
 from engine.spec.errors import ApplyFailed
+from engine.treewalk import remove_tree
 
 _LOG_TAIL = 2000
 
@@ -87,7 +88,8 @@ class Place:
 
     def remove(self) -> None:
         """Remove the directory."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(self.path)
 
     # The process's side
 
