@@ -59,6 +59,18 @@ class DaemonOptions:
     """The cluster that the host is a node of."""
     cli_server: bool = True
     """Whether to keep a warm command line (`engine.cli.warm`), which makes `engine` start ten times faster."""
+    insecure: bool = False
+    """Whether tcp hosts may be served to clients that show no certificate."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would make everybody root who reaches a port. Raises InvalidParameter."""
+        open_to_all = [host for host in self.hosts if host.startswith("tcp://")]
+        if open_to_all and not self.insecure and (self.tls is None or self.tls.ca is None):
+            raise InvalidParameter(
+                f"{open_to_all[0]} would be served to clients that show no certificate",
+                why="whoever reaches that port, from any container or browser page too, would be root on this host",
+                hint="Give --tlscert, --tlskey and --tlscacert, or --insecure, if nobody else can reach the port",
+            )
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return the server context of the tcp hosts, or None. Raises InvalidParameter naming the files."""

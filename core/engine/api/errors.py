@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from engine.api import versions
+from engine.api import browser, versions
 from engine.api.requests import reply
 from engine.spec.errors import EngineError, Internal
 
@@ -37,8 +37,9 @@ def unexpected(error: Exception, request: web.BaseRequest) -> Internal:
 
 @web.middleware
 async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Check the version, call the handler, and turn what it raises into a response."""
+    """Check who asks and the version, call the handler, and turn what it raises into a response."""
     try:
+        browser.check(request)
         versions.check(request)
         return await handler(request)
     except EngineError as err:

@@ -34,6 +34,7 @@ from engine.api import (
     volumes,
 )
 from engine.api.activity import ACTIVITY, Activity
+from engine.api.browser import NAMES
 from engine.api.requests import BODY_BYTES, SERVICES, WORKERS
 from engine.api.services import Services
 from engine.api.tls import HalfCloseTLS
@@ -63,6 +64,7 @@ def build_app(services: Services) -> web.Application:
     app[SERVICES] = services
     app[WORKERS] = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
     app[_SILENT] = {}
+    app[NAMES] = set()
     app[ACTIVITY] = Activity()
     ours = (extensions, nodes, ports, volume_work, volume_keys)
     for part in (system, containers, execs, images, networks, volumes, secrets, *ours):
@@ -158,8 +160,9 @@ async def _listen(host: str, runner: web.AppRunner, tls: ssl.SSLContext | None) 
     if scheme == "tcp" and rest:
         listening = _bind_tcp(host)
         address, port = listening.getsockname()[:2]
-        if tls is None and not address.startswith(("127.", "::1")):
-            log.warning("%s is served without TLS: whoever reaches it is root on this host", host)
+        runner.app[NAMES].add(urlsplit(host).hostname or "")
+        if tls is None or tls.verify_mode != ssl.CERT_REQUIRED:
+            log.warning("%s is served without client certificates: whoever reaches it is root on this host", host)
         factory = connection if tls is None else lambda: HalfCloseTLS(tls, connection())
         name = f"[{address}]" if ":" in address else address
         return Listener(f"tcp://{name}:{port}", await loop.create_server(factory, sock=listening, backlog=_BACKLOG))

@@ -17,6 +17,7 @@ from engine.cli import embedded
 from engine.cli.errors import Failure
 from engine.cli.transport import Endpoint
 from engine.daemon_options import DaemonOptions, DaemonTls
+from engine.spec.errors import InvalidParameter
 
 from .conftest import wait_until
 
@@ -132,7 +133,16 @@ def test_options_survive_json() -> None:
 
     options = DaemonOptions(
         hosts=("unix:///a", "tcp://1.2.3.4:5"), net_opts={"parent": "e"}, insecure_registries=("r:1",),
-        tls=DaemonTls(Path("/c"), Path("/k")), pidfile=Path("/p"), idle_exit=2.5,
+        tls=DaemonTls(Path("/c"), Path("/k")), pidfile=Path("/p"), idle_exit=2.5, insecure=True,
     )  # fmt: skip
     assert DaemonOptions.from_json(json.loads(options.to_json())) == options
     assert DaemonOptions.from_json({}) == DaemonOptions()
+
+
+@pytest.mark.parametrize("tls", [None, DaemonTls(Path("/c"), Path("/k"))])
+def test_tcp_without_client_certificates_must_be_asked_for(tls: DaemonTls | None) -> None:
+    hosts = ("unix:///a", "tcp://127.0.0.1:2375")
+    with pytest.raises(InvalidParameter, match=r"tcp://127.0.0.1:2375 would be served .*--insecure"):
+        DaemonOptions(hosts=hosts, tls=tls)
+    assert DaemonOptions(hosts=hosts, tls=tls, insecure=True).hosts == hosts
+    assert DaemonOptions(hosts=hosts, tls=DaemonTls(Path("/c"), Path("/k"), Path("/ca"))).hosts == hosts

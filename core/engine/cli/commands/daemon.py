@@ -85,6 +85,9 @@ def daemon(
         str,
         option("--tlscacert", metavar="FILE", help="Admit clients with a certificate of this authority", panel=_TLS),
     ] = "",
+    insecure: Annotated[
+        bool, option("--insecure", help="Serve tcp hosts without client certificates: all are root", panel=_TLS)
+    ] = False,
 ) -> int:
     """Run the daemon in the foreground."""
     for flag, value, known in (("--log-level", log_level, LEVELS), ("--log-format", log_format, ("text", "json"))):
@@ -112,6 +115,7 @@ def daemon(
         tls=DaemonTls(Path(tlscert), Path(tlskey), Path(tlscacert) if tlscacert else None) if tlscert else None,
         pidfile=Path(pidfile).absolute() if pidfile else None,
         cli_server=not no_cli_server,
+        insecure=insecure,
         cluster=ClusterOptions(
             url=cluster,
             advertise=advertise,
