@@ -106,6 +106,9 @@ def test_limits(cli: Cli, clean: EngineHost) -> None:
     cli("update", "--memory", "96m", "--memory-swap", "96m", "--pids-limit", "18", "limited")
     assert _control(clean, "pids.max", "pids.max") == ["18"]
     assert inspect(cli, "limited")["HostConfig"]["Memory"] == 96 << 20
+    status, _ = clean.request("POST", "/containers/limited/update", '{"Privileged": true, "PidsLimit": 19}')
+    assert status == 400
+    assert inspect(cli, "limited")["HostConfig"]["Privileged"] is False
 
 
 def _control(host: EngineHost, *names: str) -> list[str]:

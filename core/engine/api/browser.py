@@ -38,7 +38,8 @@ def check(request: web.Request) -> None:
     if site not in ("none", "same-origin"):
         raise Forbidden("a page may not use this engine", why=f"a browser asked for it ({site})")
     # Neither a unix socket nor the certificate of another name is within reach of a page.
-    if _is_plain_tcp(request) and not _is_ours(host, request.app[NAMES]):
+    names: set[str] = request.app[NAMES]
+    if _is_plain_tcp(request) and not _is_ours(host, names):
         raise Forbidden(
             f"this engine is not called {host!r}",
             why="a name of the public DNS that leads here can be a page's trick (DNS rebinding)",

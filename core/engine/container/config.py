@@ -124,7 +124,24 @@ class PortBinding(DockerModel):
     host_port: str = ""
 
 
-class HostConfig(DockerModel):
+class Changeable(DockerModel):
+    """The part of `HostConfig` that can change while the container is there: its limits, and when it restarts."""
+
+    restart_policy: RestartPolicy = RestartPolicy()
+    cpu_shares: int = 0
+    memory: int = 0
+    nano_cpus: int = 0
+    blkio_weight: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    memory_reservation: int = 0
+    memory_swap: int = 0
+    pids_limit: int = 0
+
+
+class HostConfig(Changeable):
     """The part that depends on the host. `NetDriver` and `NetOpts` are ours: `--net-driver` and `--net-opt`."""
 
     binds: list[str] = []
@@ -134,7 +151,6 @@ class HostConfig(DockerModel):
     net_driver: str = ""
     net_opts: dict[str, str] = {}
     port_bindings: dict[str, list[PortBinding] | None] = {}
-    restart_policy: RestartPolicy = RestartPolicy()
     auto_remove: bool = False
     volume_driver: str = ""
     volumes_from: list[str] = []
@@ -164,24 +180,36 @@ class HostConfig(DockerModel):
     runtime: str = ""
     console_size: tuple[int, int] = (0, 0)
     annotations: dict[str, str] = {}
-    cpu_shares: int = 0
-    memory: int = 0
-    nano_cpus: int = 0
     cgroup_parent: str = ""
-    blkio_weight: int = 0
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
     devices: list[DeviceConfig] = []
     device_cgroup_rules: list[str] = []
-    memory_reservation: int = 0
-    memory_swap: int = 0
     memory_swappiness: int | None = None
     oom_kill_disable: bool = False
-    pids_limit: int = 0
     ulimits: list[UlimitConfig] = []
     init: bool = False
+
+    def changed(self, body: Mapping[str, Any]) -> HostConfig:
+        """Return what the body of POST /containers/ID/update makes of it: zero and empty mean "as it was".
+
+        Raises InvalidParameter for values that are wrong, and for what only a new container can have.
+        """
+        given = {key: value for key, value in body.items() if value not in (None, 0, "", [], {}, False)}
+        can, cannot = _names(Changeable), _names(HostConfig) - _names(Changeable)
+        if fixed := sorted(given.keys() & cannot):
+            raise InvalidParameter(
+                f"{', '.join(fixed)} cannot be changed",
+                why="an update changes limits and the restart policy",
+                hint="Remove the container, and create it anew",
+            )
+        new = HostConfig.parse(self.docker() | {key: value for key, value in given.items() if key in can})
+        if not new.restart_policy.name:  # clients send an empty policy along with new limits
+            new.restart_policy = self.restart_policy
+        return new
+
+
+def _names(model: type[DockerModel]) -> set[str]:
+    """Return the API's names of a model's fields."""
+    return {field.alias or name for name, field in model.model_fields.items()}
 
 
 class EndpointIpam(DockerModel):

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 
 from engine.container.attachments import Attachment
-from engine.container.config import CreateRequest, HostConfig, RestartPolicy
+from engine.container.config import CreateRequest
 from engine.container.connections import Connections
 from engine.container.creation import Creation
 from engine.container.environment import Environment
@@ -208,15 +208,11 @@ class ContainerManager:
         """Change limits and the restart policy."""
         container = self._store.get(ref)
         with self._store.lock(container):
-            # Zero means "as it was" here, so only what is given and not zero is merged.
-            given = {k: v for k, v in config.items() if v not in (None, 0, "", [], {})}
-            host = HostConfig.parse(container.host_config.docker() | given)
-            policy = RestartPolicy.model_validate(
-                given.get("RestartPolicy", container.host_config.restart_policy.docker())
-            )
+            old, host = container.host_config, container.host_config.changed(config)
+            policy = host.restart_policy
             check_policy(policy.name, policy.maximum_retry_count, auto_remove=host.auto_remove)
             limits = resources(host)
-            if container.state.running and given.keys() - {"RestartPolicy"}:
+            if container.state.running and limits != resources(old):
                 self._conmon.runtime.update(container.id, linux_resources(limits))
             container.host_config = host
             self._store.save(container)

@@ -117,3 +117,23 @@ def test_request_reads_dockers_words_and_names_what_is_wrong() -> None:
     assert request.host_config.docker()["ContainerIDFile"] == ""
     with pytest.raises(InvalidParameter, match=r"HostConfig\.Memory"):
         CreateRequest.parse({"HostConfig": {"Memory": "lots"}})
+
+
+def test_an_update_changes_limits_and_the_restart_policy_and_nothing_else() -> None:
+    before = HostConfig.parse({"Memory": 64 << 20, "RestartPolicy": {"Name": "always"}, "Binds": ["/a:/a"]})
+    limits = {"PidsLimit": 17, "Memory": 0, "Devices": None, "Ulimits": [], "RestartPolicy": {"Name": ""}}
+    after = before.changed(limits)  # as docker's client sends it: every field, and an empty policy
+    assert after == before.model_copy(update={"pids_limit": 17})
+    again = after.changed({"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}})
+    assert again.restart_policy.maximum_retry_count == 3
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"Privileged": True}, {"Binds": ["/:/host"]}, {"CapAdd": ["SYS_ADMIN"]}, {"NetworkMode": "host"},
+     {"PidMode": "host"}, {"SecurityOpt": ["seccomp=unconfined"]}, {"Devices": [{"PathOnHost": "/dev/sda"}]},
+     {"UTSMode": "host"}, {"ContainerIDFile": "/x"}, {"Runtime": "runc"}],
+)  # fmt: skip
+def test_an_update_cannot_open_what_create_closed(field: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameter, match=f"^{next(iter(field))} cannot be changed"):
+        HostConfig().changed({"Memory": 64 << 20, **field})
