@@ -36,7 +36,7 @@ ADDRESS, GATEWAY = "192.0.2.2", "192.0.2.1"
 ADDRESS6, GATEWAY6 = "2001:db8:2::2", "2001:db8:2::1"
 ENGINE = Path(sys.executable).with_name("engine")
 _NEEDED = ("conmon", "nsenter", "unshare", "setpriv", "ip", "nft", "skopeo", "busybox")
-_KEPT = frozenset({"x/image", "x/host", "x/cli.sock", "d/state.db-shm", "d/state.db-wal"})
+_KEPT = frozenset({"x/image", "x/host", "x/cli.sock", "d/state.db-shm", "d/state.db-wal", "d/state.db.backup"})
 """Files that are made when they are first needed, and stay while a daemon runs."""
 Done = subprocess.CompletedProcess[str]
 

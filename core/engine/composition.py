@@ -10,7 +10,9 @@ from pathlib import Path
 
 from engine import lockfile
 from engine.api.services import Instance, Services
+from engine.api.services.data import JsonObject
 from engine.clustering import Clustering
+from engine.container.copies import COPY, Copies
 from engine.container.creation import Creation, NetworkDefault
 from engine.container.environment import Environment, Roots
 from engine.container.manager import ContainerManager
@@ -18,7 +20,7 @@ from engine.container.mounts import MountResolver
 from engine.container.store import ContainerStore
 from engine.daemon_options import DaemonOptions
 from engine.dns.service import NameService
-from engine.doctor import Doctor
+from engine.doctor import Doctor, note_json
 from engine.events import EventBus
 from engine.helper.config import HelperConfigs
 from engine.image.manager import ImageManager
@@ -72,14 +74,15 @@ class Engine:
         self._lock = _take(data)
         self.tag = make_tag(data)
         self._cgroup = f"/engine-{self.tag.instance}"
-        self.state = State(data / "state.db")
+        self.state = State(data / "state.db", data_there=lambda: _holds_data(data))
         self.events = EventBus()
         self.plugins = Plugins()
         self.plugins.load_plugins()
         self.events.subscribe(self.plugins.emit)
         make_private(run)
         self.runtime = probe_runtime(run, options.runtime or None)
-        self._store = ContainerStore(self.state)
+        self._copies = Copies(data / "containers")
+        self._store = ContainerStore(self.state, self._copies)
         self._build_hosts_side()
         self._build_managers()
         self.containers = self._container_manager()
@@ -129,7 +132,7 @@ class Engine:
         )
         self.clustering = Clustering(self.state, self.networks.spanning, data / "cluster", self.options.cluster)
         self.clustering.open()
-        self.doctor.notes = self.clustering.faults
+        self.doctor.notes += [self.clustering.faults, self._losses]
         self.volumes = VolumeManager(
             self.state,
             self.plugins,
@@ -147,6 +150,7 @@ class Engine:
         self.environment = Environment(
             Roots(options.data_root / "containers", options.exec_root / "fs", self._cgroup),
             self._store,
+            self._copies,
             self.images,
             self.networks,
             self.volumes,
@@ -164,21 +168,28 @@ class Engine:
 
     def restore(self) -> None:
         """Bring the host to what the database says: adopt what lives, remove what is left over, start what restarts."""
-        living = self.containers.restore()
+        lost = bool(self.state.loss)
+        living = self.containers.restore(complete=not lost)
         for id in living:
             container = self._store.get(id)
             self.mounts.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
         self.networks.restore(living)
         working = self.jobs.users()
         self.volumes.restore([*living, *working], [*(c.id for c in self._store.all()), *working])
-        self.images.collect()
+        self.images.collect(users_known=not lost)
         self.doctor.collect()
         well = not self.doctor.mend().errors
         self.networks.settle()
         self.clustering.start()
-        self.containers.resume(living)
+        self.containers.resume(living, complete=not lost)
         self.jobs.restore()
         self._watch = Watch(self.links, self._host_changed, self._settings, well=well)
+
+    def _losses(self) -> list[JsonObject]:
+        """Return what the doctor says of databases that were lost, and of directories that none knows."""
+        found = [note_json("database", text) for text in (self.state.loss, self.images.loss) if text]
+        strangers = [p for p in self.environment.strangers() if self.state.loss or (p / COPY).exists()]
+        return [*found, *(note_json("directory", f"{path} is of no container that is known") for path in strangers)]
 
     def _host_changed(self, lost: Collection[str]) -> bool:
         """Somebody else changed the host's network: repair what is ours, and follow what is not.
@@ -239,6 +250,12 @@ class Engine:
         self.events.close()
         self.state.close()
         os.close(self._lock)
+
+
+def _holds_data(data_root: Path) -> bool:
+    """Tell whether there are containers or volumes of which a database should know."""
+    places = (data_root / "containers", data_root / "volumes")
+    return any(place.is_dir() and any(place.iterdir()) for place in places)
 
 
 def _take(data_root: Path) -> int:

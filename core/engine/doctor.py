@@ -24,19 +24,24 @@ def difference_json(difference: Difference, title: Callable[[str], str]) -> Json
     }
 
 
+def note_json(resource: str, sentence: str) -> JsonObject:
+    """Return, in the shape of a difference, what is not as it should be with a part of the engine itself."""
+    return {"resource": resource, "state": sentence, "owner": "engine", "title": "engine", "fields": {}}
+
+
 class Doctor:
     """Compares, repairs and collects. The parts that are not the network's come last: see `Engine`."""
 
     def __init__(self, reconcilers: Sequence[Reconciler], title: Callable[[str], str] = str) -> None:
         self._reconcilers = reconcilers
         self._title = title
-        self.notes: Callable[[], Sequence[JsonObject]] = list
-        """Further things that are not as they should be, which no repair of the host can change."""
+        self.notes: list[Callable[[], Sequence[JsonObject]]] = []
+        """Who tells further things that are not as they should be, which no repair of the host can change."""
 
     def diff(self) -> list[JsonObject]:
         """Return all differences, in sandboxes too; nothing is changed."""
         found = [difference_json(d, self._title) for part in self._reconcilers for d in part.diff(sandboxes=True)]
-        return [*found, *self.notes()]
+        return [*found, *self._noted()]
 
     def repair(self) -> JsonObject:
         """Repair, and return what was done and what is left."""
@@ -48,8 +53,11 @@ class Doctor:
             left += report.left
         return {
             "repaired": [difference_json(d, self._title) for d in repaired],
-            "left": [*(difference_json(d, self._title) for d in left), *self.notes()],
+            "left": [*(difference_json(d, self._title) for d in left), *self._noted()],
         }
+
+    def _noted(self) -> list[JsonObject]:
+        return [note for source in self.notes for note in source()]
 
     def collect(self) -> None:
         """Remove what is ours and nobody wants."""

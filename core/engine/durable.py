@@ -46,6 +46,15 @@ def _written(path: Path, data: bytes) -> Path:
     return unfinished
 
 
+def sync_file(path: Path) -> None:
+    """Put a file that somebody else wrote to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: Path) -> None:
     """Put names in a directory to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

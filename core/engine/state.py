@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.spec.errors import ApplyFailed, Conflict, Internal
+from engine.database import DatabaseFile
+from engine.spec.errors import ApplyFailed, Conflict
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -38,24 +39,25 @@ class State:
     one of its own.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the database, or make it. Raises Internal if a newer engine wrote it."""
+    def __init__(self, path: Path, *, data_there: Callable[[], bool] = lambda: False) -> None:
+        """Open the database, or make it; `data_there` tells whether it should know of something.
+
+        Raises Internal if a newer engine wrote it, Unavailable if it is damaged.
+        """
         self._lock = threading.RLock()
         self._depth = 0
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise Internal(f"{path} was written by a newer engine (schema {version}, this one knows {SCHEMA_VERSION})")
-        with self.transaction():
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._file = DatabaseFile(path, _SCHEMA, SCHEMA_VERSION)
+        self._db = self._file.open(data_there=data_there, seeded="objects")
+
+    @property
+    def loss(self) -> str:
+        """A sentence about the database's loss, until a person has removed the note of it; else empty."""
+        return self._file.loss()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and keep a backup of it."""
         with self._lock:
+            self._file.keep_backup(self._db)
             self._db.close()
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from engine.container.environment import Environment, endpoint_settings
 from engine.container.ports import requested_ports
 from engine.container.record import Container, Endpoint
@@ -91,6 +93,18 @@ class Connections:
             if any(a.network == record.id for a in self._networks.attachments(container.id)):
                 container.endpoints = former
             raise
+
+    def find_again(self, container: Container) -> None:
+        """Put a container whose first network the database lost on the one that has the same name now."""
+        if not container.endpoints:
+            return
+        first, *others = container.endpoints
+        try:
+            self._networks.get(first.network)
+        except NotFound:
+            with suppress(NotFound):
+                record = self._networks.get(container.host_config.network_mode)
+                self._save_endpoints(container, [first.model_copy(update={"network": record.id}), *others])
 
     def finish(self, container: Container) -> None:
         """Undo a connect and complete a disconnect that were interrupted between the network and the container."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.container import etc
+from engine.container.copies import COPY, Copies
 from engine.container.launch import container_spec
 from engine.container.ports import requested_ports
 from engine.container.record import Container, Endpoint, MountPoint
@@ -55,6 +56,7 @@ class Environment:
         self,
         roots: Roots,
         store: ContainerStore,
+        copies: Copies,
         images: ImageManager,
         networks: NetworkManager,
         volumes: VolumeManager,
@@ -65,6 +67,7 @@ class Environment:
         """`inspect` gives plugins that edit the OCI specification what they may want to know."""
         self._roots = roots
         self._store = store
+        self._copies = copies
         self._images = images
         self._networks = networks
         self._volumes = volumes
@@ -97,6 +100,7 @@ class Environment:
 
     def remove_directories(self, container: Container) -> None:
         """Remove its directories and all in them."""
+        self._copies.drop(container.id)
         for directory in (self.directory(container), self.rootfs(container)):
             _remove(directory)
 
@@ -104,10 +108,17 @@ class Environment:
         """At a daemon's start: end all processes of containers but those that are recorded as running."""
         leftovers.collect(conmon, self._roots.cgroup, running)
 
-    def sweep(self, living: Collection[str]) -> None:
-        """At a daemon's start, when nothing unwanted is mounted any more: remove directories that a kill left."""
-        for directory in _entries(self._roots.data):
-            if not self._store.has(directory.name):
+    def strangers(self) -> list[Path]:
+        """Return the directories of containers that the database does not know."""
+        return self._copies.strangers({c.id for c in self._store.all()})
+
+    def sweep(self, living: Collection[str], *, keep_strangers: bool) -> None:
+        """At a daemon's start, when nothing unwanted is mounted any more: remove directories that a kill left.
+
+        `keep_strangers` if the database may not know all containers; one with a record of its own stays in any case.
+        """
+        for directory in () if keep_strangers else self.strangers():
+            if not (directory / COPY).exists():
                 _remove(directory)
         for directory in _entries(self._roots.run):
             if directory.name not in living:

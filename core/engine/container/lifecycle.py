@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from engine.container.attachments import Attachments
 from engine.container.environment import Environment
 from engine.container.monitor import ExitMonitor
-from engine.container.record import Container, ContainerState
+from engine.container.record import LOST, Container, ContainerState
 from engine.container.restart import RestartTimers
 from engine.container.store import ContainerStore
 from engine.container.times import now
@@ -26,9 +26,6 @@ from engine.runtime.conmon import Conmon, exit_status
 from engine.spec.errors import Conflict, EngineError, Locked, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
-
-LOST = 255
-"""Exit code of a container whose monitor was killed before it could tell."""
 
 
 class Lifecycle:

@@ -382,10 +382,13 @@ class ContainerManager:
             result[container.state.status] = result.get(container.state.status, 0) + 1
         return result
 
-    def restore(self) -> builtins.list[str]:
-        """First half of a daemon's start: find what runs; see `Lifecycle.restore`."""
+    def restore(self, *, complete: bool) -> builtins.list[str]:
+        """First half of a daemon's start: find what runs; see `Lifecycle.restore`.
+
+        `complete` unless there may be containers that the database has lost.
+        """
         living = self._lifecycle.restore()
-        for volume in self._volumes.list():
+        for volume in self._volumes.list() if complete else ():
             # Made for a container whose creation was interrupted before the container's own row was written.
             if volume.anonymous and volume.references and not any(map(self._store.has, volume.references)):
                 for user in volume.references:
@@ -393,9 +396,12 @@ class ContainerManager:
                 self._volumes.remove(volume.name)
         return living
 
-    def resume(self, living: builtins.list[str]) -> None:
+    def resume(self, living: builtins.list[str], *, complete: bool) -> None:
         """Second half, after the other managers and the reconciler: see `Lifecycle.resume`."""
-        self._environment.sweep(living)
+        self._environment.sweep(living, keep_strangers=not complete)
+        if not complete:
+            for container in self._store.all():
+                self._connections.find_again(container)
         for id in living:
             self._connections.finish(self._store.get(id))
         self._lifecycle.resume(living)

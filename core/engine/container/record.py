@@ -12,6 +12,8 @@ Status = Literal["created", "running", "paused", "restarting", "removing", "exit
 
 NEVER = "0001-01-01T00:00:00Z"
 """A time that has not come (Go's zero time, which clients know)."""
+LOST = 255
+"""Exit code of a container of which nobody could tell how it ended: its monitor was killed, or its record lost."""
 
 
 class MountPoint(BaseModel):

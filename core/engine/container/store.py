@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 
+from engine.container.copies import Copies
 from engine.container.record import Container
 from engine.spec.errors import Conflict, NotFound
 from engine.state import State
 
+log = logging.getLogger(__name__)
 KIND = "container"
 
 
 class ContainerStore:
     """All containers, found by id, unique prefix of one, or name; a lock for each of them."""
 
-    def __init__(self, state: State) -> None:
-        """Read all containers from the database."""
+    def __init__(self, state: State, copies: Copies) -> None:
+        """Read all containers from the database; take back those that it lost."""
         self._state = state
+        self._copies = copies
         self._guard = threading.Lock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._containers = {doc["id"]: Container.model_validate(doc) for doc in state.all(KIND)}
         self._names = {c.name: c.id for c in self._containers.values()}
+        self._take_back()
+
+    def _take_back(self) -> None:
+        for container in self._copies.lost(self._containers):
+            if container.name in self._names:
+                container.name = f"{container.name}-{container.short_id}"
+            self.add(container)
+            log.warning("container %s was not in the database; found again in its directory", container.name)
 
     def lock(self, container: Container) -> threading.RLock:
         """Return the lock under which a container is changed."""
@@ -88,6 +100,7 @@ class ContainerStore:
     def save(self, container: Container) -> None:
         """Write a container's present state to the database."""
         self._state.put(KIND, container.id, container.doc(), name=container.name)
+        self._copies.keep(container)
 
     def rename(self, container: Container, name: str) -> None:
         """Give a container another name. Raises Conflict when it is taken."""

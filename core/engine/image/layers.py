@@ -173,6 +173,7 @@ class LayerStore:
                     self._syncing = None
                 return
             self._db.mark_on_disk(names)
+            self._db.keep_backup()
 
     # -- removing
 
@@ -202,7 +203,7 @@ class LayerStore:
         self.sweep()
         known = {layer.name: layer for layer in self._db.layers()}
         for kind in ("l", "b"):
-            for path in (self.root / kind).iterdir():
+            for path in () if self._db.loss else (self.root / kind).iterdir():
                 if path.name not in known:
                     log.info("%s goes: left by a crash", path)
                     _clear_away(path)

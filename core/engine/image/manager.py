@@ -83,9 +83,18 @@ class ImageManager:
         self._mount = mount or _cannot_mount
         self._events = events
 
-    def collect(self) -> None:
-        """At start, while nothing is pulled or loaded: remove what is half-made or unreferenced, repair the damaged."""
-        self._drop_unused_hidden()
+    @property
+    def loss(self) -> str:
+        """A sentence about the loss of the images' database, until a person has removed the note of it; else empty."""
+        return self._db.loss
+
+    def collect(self, *, users_known: bool = True) -> None:
+        """At start, while nothing is pulled or loaded: remove what is half-made or unreferenced, repair the damaged.
+
+        `users_known` unless there may be containers that `in_use` does not know.
+        """
+        if users_known:
+            self._drop_unused_hidden()
         self._store.collect()
         shutil.rmtree(self._registries.scratch, ignore_errors=True)  # credentials that a killed pull left
 

@@ -1,6 +1,7 @@
 """Which images, names and layers exist: one small SQLite database below the image root.
 
-A row is the truth; a directory or file without one is rubbish that `LayerStore.collect` removes.
+A row is the truth; a directory or file without one is rubbish that `LayerStore.collect` removes, unless the database
+was lost (see `engine.database`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.database import DatabaseFile
 from engine.spec.errors import Unavailable
 
+SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS layers (
     diff_id TEXT PRIMARY KEY,
@@ -77,16 +80,27 @@ class Database:
     """Thread-safe access; every method is one transaction. Durable when it returns (WAL, synchronous=FULL)."""
 
     def __init__(self, path: Path) -> None:
+        """Open the database, or make it. Raises Internal if a newer engine wrote it, Unavailable if it is damaged."""
         self._lock = threading.RLock()
         self._path = path
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.executescript(_SCHEMA)
+        self._file = DatabaseFile(path, _SCHEMA, SCHEMA_VERSION)
+        blobs = path.with_name("b")
+        self._connection = self._file.open(data_there=lambda: blobs.is_dir() and any(blobs.iterdir()))
+
+    @property
+    def loss(self) -> str:
+        """A sentence about the database's loss, until a person has removed the note of it; else empty."""
+        return self._file.loss()
+
+    def keep_backup(self) -> None:
+        """Write the backup anew if something has changed since the start."""
+        with self._lock:
+            self._file.keep_backup(self._connection)
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and keep a backup of it."""
         with self._lock:
+            self._file.keep_backup(self._connection)
             self._connection.close()
 
     @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.container.config import Config, HostConfig
+from engine.container.copies import Copies
 from engine.container.lifecycle import Lifecycle
 from engine.container.naming import new_id
 from engine.container.record import Container, ContainerState
@@ -70,7 +71,7 @@ class World:
         self.state = State(path / "state.db")
         self.events = EventBus()
         self.environment = SlowEnvironment()
-        self.store = ContainerStore(self.state)
+        self.store = ContainerStore(self.state, Copies(path))
         self.container = Container(
             id=new_id(), name="c", created="2026-01-01T00:00:00Z", image_id="sha256:x", image_ref="x", path="sh",
             config=Config(), host_config=HostConfig(), state=ContainerState(),
