@@ -248,7 +248,7 @@ class Arrival:
             rows = self._parts.journal.children(directory)
             for name in {**then, **now}:
                 path = f"{directory}/{name}" if directory else name
-                if "/" in name or unnameable(name) or then.get(name) == now.get(name):
+                if "/" in name or unnameable(name, self._parts.root.spelling) or then.get(name) == now.get(name):
                     continue
                 if not remove and name in then:
                     continue

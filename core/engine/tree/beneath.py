@@ -23,6 +23,7 @@ from engine.opening import (
     RESOLVE_NO_XDEV,
     openat2,
 )
+from engine.tree.spelling import Spelling
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
@@ -32,11 +33,12 @@ _F_SETLEASE, _F_WRLCK, _F_UNLCK = 1024, 1, 2
 
 
 class Root:
-    """The directory of a tree, held by a descriptor."""
+    """The directory of a tree, held by a descriptor. Paths in it are spelled as in the store."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, spelling: Spelling) -> None:
         """Open it. Raises OSError."""
         self.path = path
+        self.spelling = spelling
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.device = os.fstat(self._fd).st_dev
 
@@ -59,18 +61,19 @@ class Root:
 
     def open_directory(self, path: str) -> int:
         """The same, for the caller to close."""
+        name = self.spelling.local(path)
         while True:
             try:
-                return openat2(self._fd, path, os.O_RDONLY | os.O_DIRECTORY, _RESOLVE)
+                return openat2(self._fd, name, os.O_RDONLY | os.O_DIRECTORY, _RESOLVE)
             except BlockingIOError:  # a rename elsewhere disturbed the look-up
                 continue
 
     @contextlib.contextmanager
     def place(self, path: str) -> Iterator[tuple[int, str]]:
-        """Open the directory that a path is in; give its descriptor and the path's last component."""
+        """Open the directory that a path is in; give its descriptor and the file's name."""
         parent, _, name = path.rpartition("/")
         with self.directory(parent) as fd:
-            yield fd, name
+            yield fd, self.spelling.local(name)
 
     def open(self, path: str) -> int:
         """Open a file for reading. A link, a device or a FIFO is not followed and does not block. Raises OSError."""

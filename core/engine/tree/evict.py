@@ -98,7 +98,7 @@ class Evictor:
 
     def _used(self, local: Local) -> int:
         try:
-            facts = os.stat(local.path, dir_fd=self._quiet.root, follow_symlinks=False)
+            facts = self._quiet.stat(local.path)
         except OSError:  # gone: evicting it will notice
             return 0
         return max(facts.st_atime_ns, facts.st_mtime_ns)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from engine.spec.storage import Stat, Store
 from engine.tree.names import SIDECAR, sidecar_of, unnameable
+from engine.tree.spelling import spelling_of
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,15 @@ def parents(path: str) -> Iterator[str]:
 def read(store: Store, progressed: Callable[[int], None]) -> Listing:
     """List a store. Raises what the store raises; NotFound if there is no such store any more."""
     store.check()  # an absent bucket or directory must not look like an empty one
+    spelling = spelling_of(store.caps)
     files: dict[str, Remote] = {}
     sidecars: dict[str, str] = {}
     problems: dict[str, str] = {}
     for number, stat in enumerate(store.list()):
         directory, _, name = stat.key.rpartition("/")
-        if name == SIDECAR and not (directory and unnameable(directory)):
+        if name == SIDECAR and not (directory and unnameable(directory, spelling)):
             sidecars[directory] = version_of(stat)
-        elif why := unnameable(stat.key):
+        elif why := unnameable(stat.key, spelling):
             if not (stat.key.endswith("/") and stat.size == 0):  # markers of directories, which other tools make
                 problems[stat.key] = why
         else:

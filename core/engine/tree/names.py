@@ -1,14 +1,14 @@
-"""Which paths a store can hold, and which names are the engine's own."""
+"""Which paths a store can hold, and which names are the engine's own. Paths are spelled: see `engine.tree.spelling`."""
 
 from __future__ import annotations
 
+import os
 import re
 
 from engine.spec.errors import InvalidParameter
 from engine.spec.storage import StorageCaps, check_key
+from engine.tree.spelling import RESERVED, Spelling
 
-RESERVED = ".engine-"
-"""Beginning of names that are the engine's: sidecars, and files that drivers are still writing."""
 SIDECAR = ".engine-attributes.json"
 """Object beside those of a directory, with the attributes of its files: see `engine.tree.sidecar`."""
 STAGING = ".engine-staging"
@@ -25,10 +25,6 @@ def sidecar_of(directory: str) -> str:
 
 def unstorable(path: str, caps: StorageCaps) -> str:
     """Return why a file of the tree cannot be an object; "" if it can."""
-    if path.rpartition("/")[2].startswith(RESERVED):
-        return f"names that begin with {RESERVED} are the engine's"
-    if "\\" in path and not caps.hierarchical:
-        return "object stores may take a backslash for a slash"  # SeaweedFS does: it would be another path
     try:
         check_key(path, caps)
     except InvalidParameter as err:
@@ -36,7 +32,7 @@ def unstorable(path: str, caps: StorageCaps) -> str:
     return ""
 
 
-def unnameable(key: str) -> str:
+def unnameable(key: str, spelling: Spelling) -> str:
     """Return why an object cannot be a file; "" if it can."""
     segments = key.split("/")
     if any(s in ("", ".", "..") for s in segments):
@@ -45,7 +41,9 @@ def unnameable(key: str) -> str:
         return f"names that begin with {RESERVED} are the engine's"
     if "\0" in key:
         return "it has a NUL"
-    if any(len(s.encode(errors="surrogateescape")) > NAME_MAX for s in segments):
+    if not spelling.is_spelled(key):
+        return f"it is not how the name {spelling.local(key)!r} is stored"
+    if any(len(os.fsencode(spelling.local(s))) > NAME_MAX for s in segments):
         return f"a part of its key has more than {NAME_MAX} bytes"
     return ""
 
@@ -53,7 +51,9 @@ def unnameable(key: str) -> str:
 def conflict_name(name: str, host: str, stamp: str, number: int) -> str:
     """Return the name of a conflict copy, shortened where it would be too long; `number` tells apart equal ones."""
     ending = f".conflict-{host}-{stamp}" + (f"-{number}" if number else "")
-    stem = name.encode()[: NAME_MAX - len(ending.encode())].decode(errors="ignore")
+    stem = name
+    while len(os.fsencode(stem + ending)) > NAME_MAX:
+        stem = stem[:-1]
     return stem + ending
 
 

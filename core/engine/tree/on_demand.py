@@ -27,6 +27,7 @@ from engine.tree.guard import Guard
 from engine.tree.hydrate import Hydrator
 from engine.tree.hydration import Entry, Hydration, Site, Usage
 from engine.tree.quiet import QuietMount
+from engine.tree.spelling import spelling_of
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class OnDemandHydration(Hydration):
             selftest.check(site.staging)
 
     def _start(self, site: Site) -> None:
-        self._quiet = QuietMount(str(site.root))
+        self._quiet = QuietMount(str(site.root), spelling_of(site.store.caps))
         self._undo.callback(self._quiet.close)
         self._group.ignore_mount(self._quiet.root)
         self._fills = Fills(self._record, self._quiet.root)

@@ -272,10 +272,12 @@ class Placer:
     def keep(self, staged: Path, fd: int, path: str) -> str:
         """Give a file that nobody may lose the name of a conflict copy beside a path; return the copy's path."""
         directory, _, name = path.rpartition("/")
+        spelling = self._parts.root.spelling
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         for number in count():
-            copy = conflict_name(name, self._parts.host, stamp, number)
+            copy = conflict_name(spelling.local(name), self._parts.host, stamp, number)
             if rename_new(str(staged), fd, copy):
+                copy = spelling.stored(copy)
                 log.warning("%s was changed here and elsewhere: the local content is kept as %s", path, copy)
                 return f"{directory}/{copy}" if directory else copy
         raise AssertionError("unreachable")
@@ -345,6 +347,7 @@ class Placer:
                 raise
             fd, path = self._parts.root.open_directory(""), name  # its directory is gone; the file is not
         try:
+            name = self._parts.root.spelling.local(name)
             return path if rename_new(str(staged), fd, name) else self.keep(staged, fd, path)
         finally:
             os.close(fd)

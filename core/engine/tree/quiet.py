@@ -11,14 +11,19 @@ from collections.abc import Iterator
 from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from engine.reconcile import mountapi
 from engine.tree import fanotify
+from engine.tree.spelling import Spelling
 
 _O_PATH = 0o10000000  # open(2)
 
 
 class QuietMount:
-    """A detached, private mount of a tree. It goes with the process; a new one is made after a restart."""
+    """A detached, private mount of a tree. It goes with the process; a new one is made after a restart.
 
-    def __init__(self, path: str) -> None:
+    Paths in it are spelled as in the store.
+    """
+
+    def __init__(self, path: str, spelling: Spelling) -> None:
+        self._spelling = spelling
         source = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             mount = mountapi.clone(source, recursive=False)
@@ -40,7 +45,11 @@ class QuietMount:
         rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
         if not flags & _O_PATH:
             flags |= os.O_NONBLOCK  # a FIFO must not stop us
-        return openat2(self.root, path, flags | os.O_NOFOLLOW, rules)
+        return openat2(self.root, self._spelling.local(path), flags | os.O_NOFOLLOW, rules)
+
+    def stat(self, path: str) -> os.stat_result:
+        """Return what is at a path, itself no symbolic link that is followed. Raises OSError."""
+        return os.stat(self._spelling.local(path), dir_fd=self.root, follow_symlinks=False)
 
     def open_handle(self, handle: bytes, flags: int = os.O_RDWR) -> int:
         """Open a file by its handle."""
@@ -49,7 +58,7 @@ class QuietMount:
     def path_of(self, fd: int) -> str | None:
         """Return the path in the tree of a descriptor of this mount; None if the file has none any more."""
         name = os.readlink(f"/proc/self/fd/{fd}")
-        return None if name.endswith(" (deleted)") else name.lstrip("/")
+        return None if name.endswith(" (deleted)") else self._spelling.stored(name.lstrip("/"))
 
     def files(self, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Iterate over the regular files below a directory, with their paths in the tree."""
@@ -63,7 +72,8 @@ class QuietMount:
             try:
                 with os.scandir(fd) as entries:
                     for entry in entries:
-                        path = f"{directory}/{entry.name}" if directory else entry.name
+                        name = self._spelling.stored(entry.name)
+                        path = f"{directory}/{name}" if directory else name
                         if entry.is_dir(follow_symlinks=False):
                             todo.append(path)
                         elif entry.is_file(follow_symlinks=False):

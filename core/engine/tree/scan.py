@@ -100,7 +100,10 @@ class Scanner:
             names = set()
             with os.scandir(fd) as entries:
                 for entry in entries:
-                    path = f"{directory}/{entry.name}" if directory else entry.name
+                    if not directory and entry.name == STAGING:
+                        continue
+                    name = self._parts.root.spelling.stored(entry.name)
+                    path = f"{directory}/{name}" if directory else name
                     names.add(path)
                     self._compare(fd, entry, path, rows, seen, todo, deep)
         gone += [path for path, row in rows.items() if path not in names and row.state != "remote"]
@@ -166,8 +169,7 @@ class Scanner:
             why = "it is no file, directory or symbolic link"
         else:
             why = unstorable(path, self._parts.store.caps) or "the store refuses its name"
-        if path != STAGING:
-            self._parts.health.note(STAYS_LOCAL, path, why)
+        self._parts.health.note(STAYS_LOCAL, path, why)
 
 
 def _text(found: attributes.Attributes) -> str:

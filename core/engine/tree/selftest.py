@@ -20,6 +20,7 @@ from engine.tree.beneath import end_lease, lease
 from engine.tree.content import Content
 from engine.tree.fanotify import OPEN_PERM, PRE_ACCESS, Group, handle_of
 from engine.tree.quiet import QuietMount
+from engine.tree.spelling import FILES
 
 _SECONDS = 5.0
 
@@ -44,7 +45,7 @@ def check(staging: Path) -> None:
 def _check(staging: Path, file: Path) -> None:
     group = Group.create()
     try:
-        quiet = QuietMount(str(staging))
+        quiet = QuietMount(str(staging), FILES)
         try:
             _prepare(group, quiet, file)
             _expect(group, lambda: file.read_bytes(), [(OPEN_PERM, errno.EIO)], "an open is not held")

@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.spec.errors import EngineError, Forbidden, NotFound, Unavailable, Unsupported
+from engine.spec.errors import EngineError, Forbidden, InvalidParameter, NotFound, Unavailable, Unsupported
 from engine.spec.storage import Store
 from engine.spec.trees import SyncedTree, TreeProgress, TreeState, TreeStatus
 from engine.tree import changes, listing, lost
@@ -40,6 +40,7 @@ from engine.tree.parts import Parts
 from engine.tree.placing import Placer
 from engine.tree.scan import Found, Scanner
 from engine.tree.sidecar import Sidecars
+from engine.tree.spelling import spelling_of
 from engine.tree.together import Together
 from engine.tree.transfers import Key, Transfers
 from engine.tree.upload import Uploader
@@ -99,7 +100,7 @@ class Tree:
             raise Unavailable(f"{self._resource.path} cannot be opened", why=str(err)) from err
 
     def _open(self) -> None:
-        root = Root(self._resource.path)
+        root = Root(self._resource.path, spelling_of(self._store.caps))
         self._cleanup.callback(root.close)
         records = Journal(self._resource.journal)
         self._cleanup.callback(records.close)
@@ -173,7 +174,9 @@ class Tree:
                 Arrival(self._parts, self._placer, found, meanwhile).apply()
         except Exception as err:
             self._unlisted.set()
-            if not isinstance(err, (Unavailable, Forbidden, NotFound)) or not self._parts.journal.note(_READY):
+            if not isinstance(
+                err, (Unavailable, Forbidden, NotFound, InvalidParameter)
+            ) or not self._parts.journal.note(_READY):
                 raise
             log.warning("the store cannot be listed, local files are served: %s", err)
             self._health.trouble("listing", str(err))

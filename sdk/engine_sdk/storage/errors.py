@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,6 +65,11 @@ _DENIED = re.compile(r"\b(401|403)\b|AccessDenied|SignatureDoesNotMatch|InvalidA
 _NOBODY = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
 """Where clients ask a cloud for the credentials of its machine, when they have been given none."""
 _OVER = re.compile(r"operation timed out|deadline has elapsed", re.IGNORECASE)
+_UNREADABLE = re.compile(r'object with invalid path: Error parsing Path "(.*?)": ', re.DOTALL)
+"""obstore's word on a listing with a key that it cannot have: one with control characters. The rest is not listed."""
+_XML = re.compile(r"\s*(?:<\?xml\b.*?\?>)?\s*<(\w+)\b[^>]*>.*?(?:</\1>|\Z)", re.DOTALL)
+_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_MESSAGE = re.compile(r"<Message>\s*([^<\n]*)")
 _HINTS: Mapping[type[EngineError], str] = {
     Forbidden: "Check the credentials, and what they may do there",
     Unavailable: "Check the address and that the server runs; the request may succeed later",
@@ -87,6 +93,17 @@ def _spellings(secrets: Iterable[bytes]) -> list[str]:
         if len(text) >= SHORTEST:
             words |= {text, quote(text, safe=""), quote(text), quote_plus(text), repr(text)[1:-1]}
     return sorted(words, key=len, reverse=True)
+
+
+def plain(text: str) -> str:
+    """Return a server's error with its XML as a sentence: S3's, Azure's and Google's have a code and a message."""
+
+    def say(found: re.Match[str]) -> str:
+        code, message = _CODE.search(found[0]), _MESSAGE.search(found[0])
+        said = [part[1].strip() for part in (code, message) if part]
+        return " " + html.unescape(": ".join(filter(None, said)) or "its answer is XML that says nothing")
+
+    return _XML.sub(say, text).strip() if "<" in text else text.strip()
 
 
 class Translator:
@@ -134,7 +151,14 @@ class Translator:
                 hint=f"Name them by options (engine driver show {self.driver}), or start `engine daemon` with them in "
                 "its environment",
             )
-        first = (str(err).partition("\n\nDebug source")[0].strip() or "no reason given")[:_LONGEST_REASON]
+        if unreadable := _UNREADABLE.search(str(err)):
+            return InvalidParameter(
+                mask(what, self._secrets),
+                driver=self.driver,
+                why=mask(f"the key {unreadable[1]!r} has a character that this client cannot read", self._secrets),
+                hint="Remove or rename that object with another tool",
+            )
+        first = (plain(str(err).partition("\n\nDebug source")[0]) or "no reason given")[:_LONGEST_REASON]
         why = mask(f"{type(err).__name__}: {first}", self._secrets)
         return kind(mask(what, self._secrets), driver=self.driver, why=why, hint=_HINTS.get(kind, ""))
 

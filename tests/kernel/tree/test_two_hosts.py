@@ -174,15 +174,6 @@ def test_a_store_that_is_only_read_is_not_written(tmp_path, store):
     assert [s.key for s in store.list()] == ["a/b"]
 
 
-def test_a_backslash_stays_local_where_it_may_become_a_slash(tmp_path, store):
-    with Place(tmp_path, store) as a:
-        (a.path / "back\\slash").write_bytes(b"1")
-        a.sync()
-        stored = keys(store) == ["back\\slash"]
-        assert stored == store.caps.hierarchical
-        assert stored or "backslash" in a.tree.status().reason
-
-
 def test_a_directory_in_place_of_a_file_and_back(tmp_path, store):
     with Place(tmp_path, store) as a:
         (a.path / "x").write_bytes(b"file")

@@ -20,6 +20,7 @@ from engine_drivers.storage.http import HttpOptions
 from engine_drivers.storage.s3 import S3Options
 from engine_drivers.storage.sftp import SftpOptions
 from engine_sdk.storage import Location, Translator, mask
+from engine_sdk.storage.errors import plain
 
 SECRET = "hunter2/with+signs and space"
 DEAD = "http://127.0.0.1:9"
@@ -129,3 +130,25 @@ def test_a_client_without_credentials_says_so():
     """It asks the cloud for those of the machine: an address that nobody knows, and often no answer at all."""
     with pytest.raises(Forbidden, match=r"no credentials were given.*engine driver show s3"), Translator("s3")("x"):
         raise TimeoutError("Error performing PUT http://169.254.169.254/latest/api/token: operation timed out")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (
+            'Client error with status 404 Not Found: <?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchBucket'
+            "</Code><Message>The bucket &quot;b&quot; does not exist</Message><BucketName>b</BucketName></Error>",
+            'Client error with status 404 Not Found: NoSuchBucket: The bucket "b" does not exist',
+        ),
+        (
+            "status 404 Not Found: \ufeff<?xml version='1.0'?><Error>\n  <Code>ContainerNotFound</Code>\n  <Message>"
+            "The container is not there.\nRequestId:1\nTime:2</Message></Error> after 3 tries",
+            "status 404 Not Found: \ufeff ContainerNotFound: The container is not there. after 3 tries",
+        ),
+        ("<html><body>Bad Gateway</body></html>", "its answer is XML that says nothing"),
+        ("<Error><Code>SlowDown</Code><Message>Reduce your", "SlowDown: Reduce your"),
+        ("1 < 2", "1 < 2"),
+    ],
+)
+def test_the_xml_of_an_error_becomes_a_sentence(said, why):
+    assert plain(said) == why
