@@ -11,7 +11,7 @@ from engine.tree.schema import Database
 def put(database: Database, rows: Iterable[Row]) -> None:
     """Write rows."""
     database.executemany(
-        "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 r.path,
@@ -23,7 +23,7 @@ def put(database: Database, rows: Iterable[Row]) -> None:
                 r.state,
                 r.hydrated,
                 r.digest,
-                *r[-2:],
+                *r[-3:],
             )
             for r in rows
         ],
@@ -59,8 +59,9 @@ def note_removal(database: Database, row: Row) -> None:
     drop(database, (row.path,))
     if row.kind == "file" and (row.version or row.sent):
         database.execute(
-            "INSERT OR REPLACE INTO removals (path, version, ino, digest, sent, hydrated) VALUES (?,?,?,?,?,?)",
-            (row.path, row.version, row.signature.ino, row.digest, row.sent, row.hydrated),
+            "INSERT OR REPLACE INTO removals (path, version, ino, digest, sent, hydrated, handle)"
+            " VALUES (?,?,?,?,?,?,?)",
+            (row.path, row.version, row.signature.ino, row.digest, row.sent, row.hydrated, row.handle),
         )
     elif not row.hydrated:
         for (seq,) in database.execute("SELECT seq FROM removals WHERE ino = ?", (row.signature.ino,)).fetchall():

@@ -178,12 +178,12 @@ class Evictor:
         if before[:3] != local.signature[:3]:  # written meanwhile; a new change time is our own
             self._group.unmark(fd)
             return 0
-        contents.write(fd, replace(content, where="remote", begun=True, boot=""))
+        contents.write(fd, replace(content, where="remote", begun=True, ctime=before.ctime_ns, boot=""))
         whole = -(-facts.st_size // _BLOCK) * _BLOCK
         if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(whole)) < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), local.path)
         os.utime(fd, ns=(facts.st_atime_ns, facts.st_mtime_ns))
         contents.write(fd, replace(content, where="remote", boot=""))
-        self._site.settle(local.path, before, signature(fd), hydrated=False)
+        self._site.settle(local.path, before, signature(fd), hydrated=False, handle=handle_of(fd))
         return facts.st_blocks * 512

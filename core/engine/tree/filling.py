@@ -113,7 +113,7 @@ class Filling:
             os.utime(self.fd, ns=(facts_here.st_atime_ns, self.content.mtime))
         filled = replace(self.content, where="filled", begun=False, boot=boot_id(), at=now(), chunks=b"")
         contents.write(self.fd, filled)
-        return _own(self.content), signature(self.fd)
+        return own(self.content), signature(self.fd)
 
     def renew(self) -> Renewal | None:
         """Make the file a placeholder of the object that is there now; None if that is the one it is of already.
@@ -129,7 +129,7 @@ class Filling:
         contents.write(self.fd, self.content)
         os.ftruncate(self.fd, facts.size)
         self._renewed, self._there, self.ranges = True, set(), self.content.missing()
-        return Renewal(_own(old), _own(self.content), old.version, self.content.version)
+        return Renewal(own(old), own(self.content), old.version, self.content.version)
 
     def _head(self) -> Stat:
         facts = self._store.head(self.key)
@@ -138,7 +138,7 @@ class Filling:
         return facts
 
 
-def _own(content: Content) -> Signature:
+def own(content: Content) -> Signature:
     """Return the signature of the file when we have not changed it, or would not have."""
     return Signature(content.inode, content.size, content.mtime, content.ctime)
 

@@ -71,16 +71,18 @@ class Site(Protocol):
         Raises ShortRead or NotFound when the object changed meanwhile or is gone; OSError when the local disk is full.
         """
 
-    def install(self, entry: Entry, staged: Path, *, hydrated: bool) -> bool:
+    def install(self, entry: Entry, staged: Path, *, hydrated: bool, handle: bytes = b"") -> bool:
         """Give a staged file its attributes and its name in the tree, and write it into the journal.
 
         Nothing local is lost: what changed under that name meanwhile is kept as a conflict copy, and a file that a
         process has open is left alone. Return whether the staged file is in the tree now; if not, it is removed.
-        `hydrated` says that its content is there.
+        `hydrated` says that its content is there; if not, `handle` is what it is found by (see `Hydration.handle`).
         """
 
-    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool) -> bool:
+    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:
         """Say that the strategy itself changed a file: filled it (`hydrated`), or gave its content up.
+
+        Of one that was given up, `handle` is what it is found by (see `Hydration.handle`).
 
         The journal takes the signature `after` if it had `before`; else somebody else changed the file, False is
         returned, and the file counts as changed. A crash of the machine may undo it until `keep_settled`.
@@ -170,10 +172,25 @@ class Hydration(ABC):
         The tree asks before it reads a file to upload it, and when the journal knows nothing of it.
         """
 
-    def changing(self, descriptor: int) -> bool:
-        """Return whether the strategy itself is changing an open file, or was when the helper ended: it is none.
+    def signature(self, descriptor: int) -> Signature:
+        """Return what stat(2) would say of an open file if the strategy itself were not changing it: what it says.
 
-        Such a file's times are not its own, and say nothing; `settle` follows.
+        The times of a file that is being filled are not its own; `settle` follows, and begins with this signature.
+        """
+        return Signature.of(os.fstat(descriptor))
+
+    def handle(self, descriptor: int) -> bytes:
+        """Return what an open file without all its content is found by, whatever its name is: b"" if there are none.
+
+        The journal keeps it for `needs`.
+        """
+        return b""
+
+    def needs(self, handle: bytes, key: str) -> bool:
+        """Return whether a file that a handle names exists, under any name, and has content only in the object `key`.
+
+        It is asked before the object is removed, because the names that are known say nothing of a file that is
+        renamed just now. Raises OSError.
         """
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -18,14 +19,14 @@ from engine.spec.errors import ApplyFailed, Conflict, EngineError, Unavailable, 
 from engine.tree import content as contents
 from engine.tree import placeholders, selftest
 from engine.tree.ahead import Ahead
-from engine.tree.content import UnknownContent
+from engine.tree.content import Content, UnknownContent
 from engine.tree.evict import Evictor
 from engine.tree.fanotify import Group, handle_of
-from engine.tree.filling import signature
+from engine.tree.filling import own, signature
 from engine.tree.fills import Fills
 from engine.tree.guard import Guard
 from engine.tree.hydrate import Hydrator
-from engine.tree.hydration import Entry, Hydration, Site, Usage
+from engine.tree.hydration import Entry, Hydration, Signature, Site, Usage
 from engine.tree.quiet import QuietMount
 from engine.tree.spelling import spelling_of
 
@@ -108,8 +109,8 @@ class OnDemandHydration(Hydration):
             staged = self._site.staging / f"placeholder-{number}"
             staged.unlink(missing_ok=True)
             try:
-                is_one = placeholders.make(entry, staged, self._group)
-                self._site.install(entry, staged, hydrated=not is_one)
+                handle = placeholders.make(entry, staged, self._group)
+                self._site.install(entry, staged, hydrated=not handle, handle=handle)
             except OSError as err:
                 raise ApplyFailed(f"no placeholder for {entry.path!r}", why=str(err)) from err
 
@@ -174,7 +175,7 @@ class OnDemandHydration(Hydration):
         before = signature(fd)
         contents.write(fd, replace(found, key=path, version=version))
         if not found.begun:  # otherwise the attribute has what the journal knows
-            self._site.settle(path, before, signature(fd), hydrated=False)
+            self._site.settle(path, before, signature(fd), hydrated=False, handle=handle_of(fd))
 
     def open(self, path: str) -> int:
         """Open a file for reading through the quiet mount. Raises OSError."""
@@ -191,15 +192,38 @@ class OnDemandHydration(Hydration):
             return False
         return found is None or self._fills.present(found, os.fstat(descriptor).st_ino)
 
-    def changing(self, descriptor: int) -> bool:
-        """Return whether the file is being fetched, until the journal has heard of its end, or ours are its times."""
+    def signature(self, descriptor: int) -> Signature:
+        """Return a file's own signature: until the journal has heard of the end of a fill, that from before it."""
+        while True:
+            found, facts = _content(descriptor), os.fstat(descriptor)
+            ours = found is not None and (found.begun or self._fills_now(descriptor, found))
+            if _content(descriptor) == found:  # else it was begun or ended between the two
+                return own(found) if ours and found is not None else Signature.of(facts)
+
+    def _fills_now(self, descriptor: int, found: Content) -> bool:
+        return found.where == "filled" and self._hydrator.fetches(handle_of(descriptor))
+
+    def handle(self, descriptor: int) -> bytes:
+        """Return a file's handle."""
+        return handle_of(descriptor)
+
+    def needs(self, handle: bytes, key: str) -> bool:
+        """Return whether the file of a handle has its content in that object and nowhere else."""
         try:
-            found = contents.read(descriptor)
+            fd = self._quiet.open_handle(handle, os.O_RDONLY)
+        except OSError as err:
+            if err.errno != errno.ESTALE:
+                raise
+            return False
+        try:
+            if not os.fstat(fd).st_nlink:
+                return self._hydrator.fetches(handle)  # for a program that has it open
+            found = contents.read(fd)
+            return found is not None and found.key == key and not self.complete(fd)
         except UnknownContent:
-            return False
-        if found is None:
-            return False
-        return found.begun or self._hydrator.fetches(handle_of(descriptor))
+            return True
+        finally:
+            os.close(fd)
 
     def written(self, descriptor: int) -> bool:
         """Return whether a file was filled, may not be on the disk, and differs from what it was filled with."""
@@ -246,3 +270,11 @@ class OnDemandHydration(Hydration):
                     self._sync()
             except (EngineError, OSError) as err:
                 log.error("upkeep: %s", err)
+
+
+def _content(descriptor: int) -> Content | None:
+    """Return what a file says of its content; None also where that cannot be read."""
+    try:
+        return contents.read(descriptor)
+    except UnknownContent:
+        return None

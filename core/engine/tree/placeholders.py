@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.tree import content as contents
 from engine.tree.content import Content, UnknownContent
-from engine.tree.fanotify import Group
+from engine.tree.fanotify import Group, handle_of
 from engine.tree.fills import Fills
 from engine.tree.hydration import Entry
 from engine.tree.quiet import QuietMount
@@ -20,12 +20,12 @@ from engine.tree.quiet import QuietMount
 log = logging.getLogger(__name__)
 
 
-def make(entry: Entry, staged: Path, group: Group) -> bool:
-    """Make a placeholder in the staging directory, marked; return whether it is one: an empty file is complete."""
+def make(entry: Entry, staged: Path, group: Group) -> bytes:
+    """Make a placeholder in the staging directory, marked; return its handle. An empty file is complete, and b""."""
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         if entry.size == 0:
-            return False
+            return b""
         os.ftruncate(fd, entry.size)
         facts = os.fstat(fd)
         group.mark(fd)
@@ -36,7 +36,7 @@ def make(entry: Entry, staged: Path, group: Group) -> bool:
                 inode=facts.st_ino,
             ),
         )  # fmt: skip
-        return True
+        return handle_of(fd)
     finally:
         os.close(fd)
 

@@ -126,13 +126,13 @@ class Placer:
     def _end(entry: Entry, start: int) -> int:
         return min(entry.size, start + CHUNK)
 
-    def install(self, entry: Entry, staged: Path, *, hydrated: bool) -> bool:
+    def install(self, entry: Entry, staged: Path, *, hydrated: bool, handle: bytes = b"") -> bool:
         """Give a staged file its attributes and its name; see `Site.install`. Raises OSError."""
         self.give_attributes(entry.path, staged, entry.attributes)
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
         row = self._parts.journal.row(entry.path)
-        blank = Row(entry.path, "file", NEVER, 1, entry.version, "clean", hydrated, digest, "", "")
+        blank = Row(entry.path, "file", NEVER, 1, entry.version, "clean", hydrated, digest, "", "", handle)
         with self._parts.root.place(entry.path) as (fd, name):
             facts = os.stat(staged, follow_symlinks=False)
             if rename_new(str(staged), fd, name):
@@ -144,7 +144,7 @@ class Placer:
                 return False
             return True
 
-    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool) -> bool:
+    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:
         """Note that the strategy changed a file itself; see `Site.settle`."""
         self.flush()
 
@@ -152,7 +152,7 @@ class Placer:
             row = changes.get(database, path)
             if row is None or row.signature != before:
                 return False
-            changes.put(database, [row._replace(signature=after, hydrated=hydrated)])
+            changes.put(database, [row._replace(signature=after, hydrated=hydrated, handle=handle or row.handle)])
             return True
 
         # Who reads a file that was filled does not wait for the disk. After a crash of the machine the file's own
@@ -169,7 +169,7 @@ class Placer:
 
         def change(database: Database) -> None:
             row = changes.get(database, path)
-            if row is None or row.signature != before:
+            if row is None or row.signature not in (before, after):  # a scan may have seen it already
                 return
             if row.version == old:
                 row = row._replace(version=new, digest="")

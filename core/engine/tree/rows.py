@@ -38,6 +38,8 @@ class Row(NamedTuple):
     """What uploads would have stored whose end is not known: digests, separated by spaces; "" if there is none."""
     attributes: str
     """JSON of `Attributes`, as last seen."""
+    handle: bytes = b""
+    """What a file without its content is found by under any name (see `Hydration.handle`); b"" if it is not known."""
 
 
 class Removal(NamedTuple):
@@ -53,6 +55,8 @@ class Removal(NamedTuple):
     """As of a row: digests of uploads that may have replaced `version`."""
     hydrated: bool
     """Its content was here. If not, it is nowhere but in the object, and the file may only have another name."""
+    handle: bytes
+    """As of a row."""
 
 
 class DirectoryRow(NamedTuple):
@@ -88,24 +92,24 @@ class Counts(NamedTuple):
 NEVER = Signature(0, 0, 0, 0)
 
 
-COLUMNS = "path, kind, ino, size, mtime_ns, ctime_ns, links, version, state, hydrated, digest, sent, attributes"
+COLUMNS = "path, kind, ino, size, mtime_ns, ctime_ns, links, version, state, hydrated, digest, sent, attributes, handle"
 """Of the table of files, as `row_of` takes them."""
 
 
-REMOVAL = "seq, path, version, ino, digest, sent, hydrated"
+REMOVAL = "seq, path, version, ino, digest, sent, hydrated, handle"
 """Of the table of removals, as `removal_of` takes them."""
 
 
 def removal_of(found: tuple[Any, ...]) -> Removal:
     """Return what was selected as `REMOVAL`."""
-    return Removal(*found)._replace(hydrated=bool(found[-1]))
+    seq, path, version, ino, digest, sent, hydrated, handle = found
+    return Removal(seq, path, version, ino, digest, sent, bool(hydrated), handle)
 
 
 def row_of(found: tuple[Any, ...]) -> Row:
     """Return what was selected as `COLUMNS`."""
-    path, kind, ino, size, mtime, ctime, links, version, state, hydrated, digest, sent, attributes = found
-    signature = Signature(ino, size, mtime, ctime)
-    return Row(path, kind, signature, links, version, state, bool(hydrated), digest, sent, attributes)
+    path, kind, ino, size, mtime, ctime, links, version, state, hydrated, *rest = found
+    return Row(path, kind, Signature(ino, size, mtime, ctime), links, version, state, bool(hydrated), *rest)
 
 
 def parent_of(path: str) -> str:

@@ -6,6 +6,7 @@ is edited, a new mode: all are differences of (inode, size, mtime, ctime), and n
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 STAYS_LOCAL = "not stored"
 """Topic of notes on files that cannot be in the store."""
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""What an open(2) of a path answers that was removed, or became another thing: its directory's next scan sees that."""
 
 
 class _Seen(NamedTuple):
@@ -37,6 +40,9 @@ class _Seen(NamedTuple):
     links: int
     attributes: str
     complete: bool
+    handle: bytes
+    known: Signature | None = None
+    """What the journal had when they were compared."""
 
 
 class Found(NamedTuple):
@@ -68,6 +74,7 @@ class Scanner:
         seen: list[_Seen] = []
         gone: list[str] = []
         done: set[str] = set()
+        failure: OSError | None = None
         while todo:
             directory = todo.pop()
             if directory in done:
@@ -75,15 +82,17 @@ class Scanner:
             done.add(directory)
             try:
                 self._look(directory, seen, gone, todo, deep)
-            except OSError as err:  # it is gone or another thing now: its parent's scan says so
+            except OSError as err:
+                if err.errno not in _GONE or directory == "":
+                    failure = failure or err
                 log.debug("%s cannot be scanned: %s", directory, err)
-                if directory == "":
-                    raise
         if seen or gone:
             self._parts.journal.change(lambda database: _record(database, seen, gone))
             for path in gone:
                 self._parts.health.forget(path)
                 self._parts.hydration.forget(path)
+        if failure is not None:
+            raise failure
         files = tuple(one.path for one in seen if one.kind == "file")
         return Found(files, len(seen) - len(files) + len(gone))
 
@@ -96,7 +105,7 @@ class Scanner:
             facts = os.fstat(fd)
             if own is None or own.signature != Signature.of(facts):
                 text = _text(attributes.read(name_in(fd, "."), facts, "directory"))
-                seen.append(_Seen(directory, "directory", Signature.of(facts), 1, text, True))
+                seen.append(_Seen(directory, "directory", Signature.of(facts), 1, text, True, b""))
             names = set()
             with os.scandir(fd) as entries:
                 for entry in entries:
@@ -133,35 +142,33 @@ class Scanner:
             if row is not None and row.signature == signature and row.kind == kind and row.state != "remote":
                 if row.state == "local":
                     self._stays(path, kind)
-                return
-            text = _text(attributes.read(name_in(fd, entry.name), facts, kind))
-            complete = kind != "file" or self._complete(path, row, signature)
-            if complete is None:
-                return
-            seen.append(_Seen(path, kind, signature, facts.st_nlink, text, complete))
-        except FileNotFoundError:  # removed since the directory was read: a later scan sees that
-            pass
+                    return
+                if row.hydrated or row.handle or self._parts.hydration.whole:
+                    return
+            if kind == "file":
+                one = self._look_into(fd, entry.name, path)._replace(known=row and row.signature)
+                if row is not None and row.kind == kind and row.state != "remote" and _is_same(row, one):
+                    return  # what differs is what its fetch does to it
+            else:
+                text = _text(attributes.read(name_in(fd, entry.name), facts, kind))
+                one = _Seen(path, kind, signature, facts.st_nlink, text, True, b"")
+            seen.append(one)
+        except OSError as err:
+            if err.errno not in _GONE:
+                raise
 
-    def _complete(self, path: str, row: Row | None, signature: Signature) -> bool | None:
-        """Whether a file's content is here, or was changed here; None if it is just being fetched or given up.
-
-        Also if it was since stat(2) said this signature: the journal knows of that by now, and it is no change.
-
-        Only a placeholder, or a file that is not the one that had the name, is opened for that.
-        """
-        if row is not None and row.hydrated and row.state != "remote" and row.signature.ino == signature.ino:
-            return True
+    def _look_into(self, directory: int, name: str, path: str) -> _Seen:
+        """Return what a file is, apart from what its fetch or its eviction is doing to it. Raises OSError."""
         hydration = self._parts.hydration
+        fd = hydration.open(path)
         try:
-            fd = hydration.open(path)
-        except OSError:  # not there, or another thing, or refused: looked at again when it is read
-            return row is None or row.hydrated
-        try:
-            if hydration.changing(fd) or Signature.of(os.fstat(fd)) != signature:
-                return None
-            return hydration.complete(fd) or hydration.written(fd)
+            signature, facts = hydration.signature(fd), os.fstat(fd)
+            complete = hydration.complete(fd) or hydration.written(fd)
+            handle = b"" if complete else hydration.handle(fd)
         finally:
             os.close(fd)
+        found = attributes.read(name_in(directory, name), facts, "file")._replace(mtime_ns=signature.mtime_ns)
+        return _Seen(path, "file", signature, facts.st_nlink, _text(found), complete, handle)
 
     def _stays(self, path: str, kind: Kind | None) -> None:
         """Say that a file cannot be in the store."""
@@ -174,6 +181,11 @@ class Scanner:
 
 def _text(found: attributes.Attributes) -> str:
     return json.dumps(found.json(), separators=(",", ":"))
+
+
+def _is_same(row: Row, one: _Seen) -> bool:
+    facts = (one.signature, one.attributes, one.links)
+    return (row.signature, row.attributes, row.links) == facts and (row.hydrated or row.handle == one.handle)
 
 
 def _record(database: Database, seen: Iterable[_Seen], gone: Iterable[str]) -> None:
@@ -232,7 +244,9 @@ def _other(one: _Seen, row: Row | None) -> Row:
 
 def _file(database: Database, one: _Seen, row: Row | None) -> Row:
     """Return the row of a file that is new or changed."""
-    fresh = Row(one.path, "file", one.signature, one.links, "", "dirty", one.complete, "", "", one.attributes)
+    fresh = Row(
+        one.path, "file", one.signature, one.links, "", "dirty", one.complete, "", "", one.attributes, one.handle
+    )
     if is_conflict_copy(one.path):
         changes.note_conflict(database, one.path)
     if row is None:
@@ -244,7 +258,7 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
     if row.state == "remote":  # somebody was faster than the listing: the upload compares the two
         return fresh
     if row.signature == one.signature and row.state != "local":  # written by another thread meanwhile
-        return row._replace(attributes=one.attributes, links=one.links)
+        return row._replace(attributes=one.attributes, links=one.links, handle=one.handle)
     if row.signature.ino != one.signature.ino and not row.hydrated and not changes.is_swapped(database, one.path):
         # What had the name was never read, and may be elsewhere now: its object must not be overwritten before that is
         # known. It goes in its turn, and what has the name now is stored after it.
@@ -253,5 +267,7 @@ def _file(database: Database, one: _Seen, row: Row | None) -> Row:
     kept = fresh._replace(version=row.version, digest=row.digest, sent=row.sent)
     if not one.complete and row.signature.ino == one.signature.ino:
         # Nobody can write into a file whose content is not here: these are new attributes.
+        if row.signature != one.known:  # it was filled or given up since: the next scan compares it with that
+            return row
         return kept._replace(state="clean" if row.state == "clean" else "dirty")
     return kept

@@ -10,20 +10,21 @@ from engine.spec.errors import Internal
 
 Database = sqlite3.Connection
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE files (
     path TEXT PRIMARY KEY, parent TEXT NOT NULL, kind TEXT NOT NULL,
     ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
     links INTEGER NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL, hydrated INTEGER NOT NULL,
-    digest TEXT NOT NULL, sent TEXT NOT NULL, attributes TEXT NOT NULL
+    digest TEXT NOT NULL, sent TEXT NOT NULL, attributes TEXT NOT NULL, handle BLOB NOT NULL DEFAULT x''
 ) WITHOUT ROWID;
 CREATE INDEX files_parent ON files (parent);
 CREATE INDEX files_ino ON files (ino) WHERE ino != 0;
 CREATE INDEX files_pending ON files (state) WHERE state NOT IN ('clean', 'local');
 CREATE TABLE removals (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, version TEXT NOT NULL, ino INTEGER NOT NULL,
-    digest TEXT NOT NULL, sent TEXT NOT NULL, hydrated INTEGER NOT NULL DEFAULT 1
+    digest TEXT NOT NULL, sent TEXT NOT NULL, hydrated INTEGER NOT NULL DEFAULT 1,
+    handle BLOB NOT NULL DEFAULT x''
 );
 CREATE INDEX removals_ino ON removals (ino);
 CREATE TABLE directories (
@@ -34,8 +35,12 @@ CREATE TABLE swaps (staged TEXT PRIMARY KEY, path TEXT NOT NULL, ino INTEGER NOT
 CREATE TABLE conflicts (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_UPGRADE = "ALTER TABLE removals ADD COLUMN hydrated INTEGER NOT NULL DEFAULT 1"
-"""From version 1 to 2."""
+_UPGRADES = {
+    1: "ALTER TABLE removals ADD COLUMN hydrated INTEGER NOT NULL DEFAULT 1",
+    2: "ALTER TABLE files ADD COLUMN handle BLOB NOT NULL DEFAULT x'';"
+    "ALTER TABLE removals ADD COLUMN handle BLOB NOT NULL DEFAULT x''",
+}
+"""By the version that each begins with."""
 
 
 def open_database(path: str) -> Database:
@@ -53,7 +58,7 @@ def open_database(path: str) -> Database:
         if found == 0:
             _create(database, path)
         elif found < SCHEMA_VERSION:
-            _upgrade(database)
+            _upgrade(database, found)
         return database
     except BaseException:
         database.close()
@@ -70,9 +75,11 @@ def _create(database: Database, path: str) -> None:
     database.execute("COMMIT")
 
 
-def _upgrade(database: Database) -> None:
+def _upgrade(database: Database, found: int) -> None:
     database.execute("BEGIN IMMEDIATE")
-    database.execute(_UPGRADE)
+    for version in range(found, SCHEMA_VERSION):
+        for statement in _UPGRADES[version].split(";"):
+            database.execute(statement)
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     database.execute("COMMIT")
 

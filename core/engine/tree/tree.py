@@ -121,7 +121,7 @@ class Tree:
         self._scan(deep=True)
         self._list()
         self._scan(deep=True)
-        self._transfers.refresh([r.path for r in records.pending()], delay=0.0, settled=records.last_removal())
+        self._transfers.refresh([r.path for r in records.pending()], delay=0.0, settled=0)
         self._transfers.start()
         self._cleanup.callback(lambda: self._transfers.close(_END))
         self._state = "ready"

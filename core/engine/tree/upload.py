@@ -160,6 +160,8 @@ class Uploader:
 
     def remove(self, removal: Removal) -> Outcome:
         """Remove the object of a file that was removed here; not if somebody else wrote it meanwhile."""
+        if self._is_elsewhere(removal):
+            return Outcome.HELD
         found = self._parts.store.head(removal.path)
         if found is not None and self._ours(removal, found):
             if not self._is_here(removal):
@@ -170,6 +172,15 @@ class Uploader:
             self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")
         ended = self._parts.journal.change(lambda database: changes.end_removal(database, removal))
         return Outcome.DONE if ended else Outcome.CHANGED
+
+    def _is_elsewhere(self, removal: Removal) -> bool:
+        """Whether the file was never read, and exists under a name that no scan has seen yet.
+
+        What scans have seen proves nothing: a file may be renamed during each of them, out of what is looked at next.
+        """
+        if not removal.handle or self._parts.journal.names(removal.ino):
+            return False
+        return self._parts.hydration.needs(removal.handle, removal.path)
 
     def _is_here(self, removal: Removal) -> bool:
         """Make sure that a removed file which has other names does not need the object; False: look again later.

@@ -85,7 +85,7 @@ class TestSite:
     def download(self, entry: Entry, descriptor: int) -> None:
         raise NotImplementedError
 
-    def install(self, entry: Entry, staged: Path, *, hydrated: bool) -> bool:
+    def install(self, entry: Entry, staged: Path, *, hydrated: bool, handle: bytes = b"") -> bool:
         target = self.root / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.chmod(entry.attributes.mode)
@@ -93,7 +93,7 @@ class TestSite:
         staged.rename(target)
         return True
 
-    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool) -> bool:
+    def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:
         self.settled.append((path, before, after, hydrated))
         return True
 

@@ -87,6 +87,8 @@ def test_a_journal_of_an_older_engine_is_taken_over(tmp_path, store):
         (place.path / "file").write_bytes(b"first")
         place.sync()
     with sqlite3.connect(place.resource.journal) as database:
+        database.execute("ALTER TABLE files DROP COLUMN handle")
+        database.execute("ALTER TABLE removals DROP COLUMN handle")
         database.execute("ALTER TABLE removals DROP COLUMN hydrated")
         database.execute("PRAGMA user_version = 1")
     with place.reopened() as again:

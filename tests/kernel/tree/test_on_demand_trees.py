@@ -22,6 +22,7 @@ from engine.spec.storage import Store
 from engine.tree import content as contents
 from engine.tree import holder, selftest
 from engine.tree.content import CHUNK
+from engine.tree.hydration import Signature
 from engine.tree.listing import version_of
 from engine.tree.on_demand import OnDemandHydration
 from engine.tree.placing import Placer
@@ -120,14 +121,14 @@ def test_a_file_that_is_filled_while_a_scan_looks_at_it(
         before = versions(store)
         reader = other.submit(read, place.path / "file")
         assert asked.wait(60)
-        changing = OnDemandHydration.changing
+        signature = OnDemandHydration.signature
 
-        def late(self: OnDemandHydration, descriptor: int) -> bool:
+        def late(self: OnDemandHydration, descriptor: int) -> Signature:
             go_on.set()
             self.ensure("file")
-            return changing(self, descriptor)
+            return signature(self, descriptor)
 
-        monkeypatch.setattr(OnDemandHydration, "changing", late)  # after stat(2)
+        monkeypatch.setattr(OnDemandHydration, "signature", late)  # after stat(2)
         place.tree._scan(deep=True)
         monkeypatch.undo()
         assert reader.result(60) == b"as it is stored"
