@@ -71,7 +71,12 @@ class Engine:
         data, run = options.data_root, options.exec_root
         data.mkdir(mode=0o711, parents=True, exist_ok=True)
         run.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._lock = _take(data)
+        self._locks = [_take(data, "data root")]
+        try:
+            self._locks.append(_take(run, "exec root"))
+        except Conflict:
+            os.close(self._locks[0])
+            raise
         self.tag = make_tag(data)
         self._cgroup = f"/engine-{self.tag.instance}"
         self.state = State(data / "state.db", data_there=lambda: _holds_data(data))
@@ -249,7 +254,8 @@ class Engine:
         self.mounts.close()
         self.events.close()
         self.state.close()
-        os.close(self._lock)
+        for lock in self._locks:
+            os.close(lock)
 
 
 def _holds_data(data_root: Path) -> bool:
@@ -258,11 +264,12 @@ def _holds_data(data_root: Path) -> bool:
     return any(place.is_dir() and any(place.iterdir()) for place in places)
 
 
-def _take(data_root: Path) -> int:
-    """Take the lock of a data root. Raises Conflict when another daemon has it."""
+def _take(root: Path, what: str) -> int:
+    """Take the lock of a root. Raises Conflict when another daemon has it."""
     try:
-        return lockfile.take(data_root / "lock")
+        return lockfile.take(root / "lock")
     except BlockingIOError as err:
+        option = f"--{what.replace(' ', '-')}"
         raise Conflict(
-            f"the data root {data_root} is in use", why="another daemon has it", hint="Give another --data-root."
+            f"the {what} {root} is in use", why="another daemon has it", hint=f"Give another {option}."
         ) from err

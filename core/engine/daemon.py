@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.api.listening import Listener, listening
 from engine.api.server import build_app, serve
 from engine.cli import CLI_SOCKET
 from engine.composition import Engine
@@ -27,13 +28,14 @@ log = logging.getLogger(__name__)
 IDLE_CHECK_SECONDS = 2.0
 
 
-async def _serve(engine: Engine, started: float) -> None:
+async def _serve(engine: Engine, listeners: Sequence[Listener], started: float) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = build_app(engine.services())
-    async with serve(app, engine.options.hosts, engine.options.tls_context()) as addresses:
+    addresses = [listener.address for listener in listeners]
+    async with serve(app, listeners, engine.options.tls_context()):
         log.info("ready after %.0f ms on %s", (time.monotonic() - started) * 1000, ", ".join(addresses))
         # Only now: where we may not listen, the warm command line beside the socket is another daemon's.
         with _warm_cli(engine.options) if engine.options.cli_server else contextlib.nullcontext():
@@ -99,11 +101,12 @@ def run(options: DaemonOptions) -> int:
     engine = Engine(options)
     with contextlib.ExitStack() as ending:
         ending.callback(engine.close)
+        listeners = ending.enter_context(listening(options.hosts))  # before anything is changed
         engine.restore()
         if options.pidfile is not None:
             options.pidfile.write_text(f"{os.getpid()}\n")
             ending.callback(options.pidfile.unlink, missing_ok=True)
-        asyncio.run(_serve(engine, started))
+        asyncio.run(_serve(engine, listeners, started))
     return 0
 
 

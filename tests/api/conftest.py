@@ -19,6 +19,7 @@ from typing import Any
 import docker
 import pytest
 
+from engine.api.listening import listening
 from engine.api.server import build_app, serve
 from engine.api.services import Instance, Services
 from engine.events import EventBus
@@ -66,10 +67,11 @@ class Server:
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         try:
-            async with serve(build_app(self.services()), self.hosts, self.tls) as addresses:
-                self.addresses = addresses
-                self._ready.set()
-                await self._stop.wait()
+            with listening(self.hosts) as listeners:
+                self.addresses = [listener.address for listener in listeners]
+                async with serve(build_app(self.services()), listeners, self.tls):
+                    self._ready.set()
+                    await self._stop.wait()
         except BaseException as err:
             self._failure.append(err)
             self._ready.set()

@@ -17,6 +17,7 @@ import pytest
 
 from engine.api import events
 from engine.api import server as server_module
+from engine.api.listening import listening
 from engine.api.services.data import Readable, Writable
 from engine.api.streams import frame
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, Unavailable
@@ -326,8 +327,9 @@ def test_a_silent_connection_is_cut(make_server: Callable[..., Server], monkeypa
 def serve_once(host: str, home: Path) -> None:
     async def run() -> None:
         services = Server([host], home).services()
-        async with server_module.serve(server_module.build_app(services), [host]):
-            pass
+        with listening([host]) as listeners:
+            async with server_module.serve(server_module.build_app(services), listeners):
+                pass
 
     asyncio.run(run())
 

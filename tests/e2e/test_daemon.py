@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -95,6 +97,39 @@ def test_a_socket_that_a_daemon_listens_on_is_refused(clean: EngineHost) -> None
     assert str(clean.socket) in done.stderr
     assert "Traceback" not in done.stderr
     assert clean.engine("ps", "-q").stdout == ""
+
+
+def test_a_second_daemon_touches_nothing_of_the_first(clean: EngineHost) -> None:
+    """Another data root, but the exec root or the socket of a daemon that lives: its containers go on."""
+    clean.engine("run", "-d", "--name", "server", "busybox", "sleep", "1000")
+    pid = state(clean, "server")["Pid"]
+    for address, exec_root in ((clean.root / "other.sock", clean.exec_root), (clean.socket, clean.root / "y")):
+        done = clean.engine("daemon", "--host", f"unix://{address}", "--data-root", str(clean.root / "other"),
+                            "--exec-root", str(exec_root), check=False)  # fmt: skip
+        assert done.returncode == 1
+        assert str(exec_root if exec_root == clean.exec_root else address) in done.stderr
+        assert "Traceback" not in done.stderr
+    assert state(clean, "server")["Pid"] == pid
+    assert clean.engine("exec", "server", "echo", "on").stdout == "on\n"
+    assert clean.engine("doctor", check=False).returncode == 0
+
+
+def test_a_daemon_whose_socket_is_busy_leaves_its_own_containers(clean: EngineHost) -> None:
+    """It refuses before it restores: what runs below its roots is as it was."""
+    clean.engine("run", "-d", "--name", "server", "busybox", "sleep", "1000")
+    pid = state(clean, "server")["Pid"]
+    clean.kill_daemon()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as other:
+        clean.socket.unlink(missing_ok=True)
+        other.bind(str(clean.socket))
+        other.listen()
+        done = clean.engine("daemon", "--host", clean.url, "--data-root", str(clean.data_root),
+                            "--exec-root", str(clean.exec_root), check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "socket is busy" in done.stderr
+    clean.start_daemon()
+    assert state(clean, "server")["Pid"] == pid
+    assert clean.engine("exec", "server", "echo", "on").stdout == "on\n"
 
 
 def test_not_root(clean: EngineHost) -> None:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import logging
-import socket
 import ssl
-import stat
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -35,11 +29,11 @@ from engine.api import (
 )
 from engine.api.activity import ACTIVITY, Activity
 from engine.api.browser import NAMES
+from engine.api.listening import BACKLOG, Listener
 from engine.api.requests import BODY_BYTES, SERVICES, WORKERS
 from engine.api.services import Services
 from engine.api.tls import HalfCloseTLS
 from engine.api.versions import VersionPrefix
-from engine.spec.errors import Conflict, InvalidParameter, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +46,6 @@ IDLE_SECONDS = 120.0
 SHUTDOWN_SECONDS = 3.0
 """What running requests get to end when the server stops."""
 _HEADER_BYTES = 1 << 16
-_BACKLOG = 512
 
 _SILENT = web.AppKey("silent", dict[asyncio.Protocol, asyncio.TimerHandle])
 """Connections that have not sent a request yet, with the timer that will cut them."""
@@ -94,13 +87,11 @@ def _cut(connection: web.RequestHandler, silent: dict[asyncio.Protocol, asyncio.
 
 @asynccontextmanager
 async def serve(
-    app: web.Application, hosts: Sequence[str], tls: ssl.SSLContext | None = None
-) -> AsyncIterator[list[str]]:
-    """Serve the application while the block runs; gives the addresses, with the ports that `tcp://HOST:0` got.
+    app: web.Application, listeners: Sequence[Listener], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[None]:
+    """Serve the application on sockets that listen already, while the block runs; they are closed at its end.
 
-    `hosts` are `unix://PATH` (mode 0660; a dead socket of that path is replaced) and `tcp://HOST:PORT`, on which `tls`
-    is
-    spoken if given. Raises Conflict when another daemon listens there, InvalidParameter, Unavailable.
+    `tls` is spoken on TCP if given.
     """
     runner = web.AppRunner(
         app,
@@ -112,36 +103,20 @@ async def serve(
         max_field_size=_HEADER_BYTES,
     )
     await runner.setup()
-    listeners: list[Listener] = []
+    servers: list[asyncio.Server] = []
     try:
-        for host in hosts:
-            listeners.append(await _listen(host, runner, tls))
-        yield [listener.address for listener in listeners]
+        for listener in listeners:
+            servers.append(await _serve_on(listener, runner, tls))
+        yield
     finally:
+        for server in servers:
+            server.close()
         for listener in listeners:
             listener.close()
         await runner.cleanup()
 
 
-class Listener:
-    """One listening socket."""
-
-    def __init__(self, address: str, server: asyncio.Server, path: Path | None = None) -> None:
-        self.address = address
-        self._server = server
-        self._path = path
-        self._inode = path.stat().st_ino if path else 0
-
-    def close(self) -> None:
-        """Accept no more, and remove the socket file if it is still ours."""
-        self._server.close()
-        if self._path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                if self._path.stat().st_ino == self._inode:
-                    self._path.unlink()
-
-
-async def _listen(host: str, runner: web.AppRunner, tls: ssl.SSLContext | None) -> Listener:
+async def _serve_on(listener: Listener, runner: web.AppRunner, tls: ssl.SSLContext | None) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     server = runner.server
     assert server is not None
@@ -152,67 +127,10 @@ async def _listen(host: str, runner: web.AppRunner, tls: ssl.SSLContext | None) 
         silent[handler] = loop.call_later(FIRST_REQUEST_SECONDS, _cut, handler, silent)
         return handler
 
-    scheme, _, rest = host.partition("://")
-    if scheme == "unix" and rest:
-        path = Path(rest)
-        listening = _bind_unix(path)
-        return Listener(host, await loop.create_unix_server(connection, sock=listening, backlog=_BACKLOG), path)
-    if scheme == "tcp" and rest:
-        listening = _bind_tcp(host)
-        address, port = listening.getsockname()[:2]
-        runner.app[NAMES].add(urlsplit(host).hostname or "")
-        if tls is None or tls.verify_mode != ssl.CERT_REQUIRED:
-            log.warning("%s is served without client certificates: whoever reaches it is root on this host", host)
-        factory = connection if tls is None else lambda: HalfCloseTLS(tls, connection())
-        name = f"[{address}]" if ":" in address else address
-        return Listener(f"tcp://{name}:{port}", await loop.create_server(factory, sock=listening, backlog=_BACKLOG))
-    raise InvalidParameter(f"invalid host {host!r}", hint="Hosts are unix:///PATH and tcp://ADDRESS:PORT")
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    if path.exists():
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise Conflict(f"cannot listen on {path}", why="a file that is no socket is there")
-        if _is_live(path):
-            raise Conflict(f"cannot listen on {path}", why="socket is busy", hint="Another daemon serves it")
-        path.unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        listening.bind(str(path))
-        path.chmod(0o660)  # before listen(2): nobody can have connected
-    except OSError as err:
-        listening.close()
-        raise Unavailable(f"cannot listen on {path}", why=err.strerror or str(err)) from err
-    return listening
-
-
-def _is_live(path: Path) -> bool:
-    """Whether somebody listens on a unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError as err:
-            if err.errno in (errno.EAGAIN, errno.ETIMEDOUT):  # a full backlog
-                return True
-            raise Unavailable(f"cannot listen on {path}", why=err.strerror or str(err)) from err
-        return True
-
-
-def _bind_tcp(host: str) -> socket.socket:
-    try:
-        parts = urlsplit(host)
-        port = parts.port
-    except ValueError as err:
-        raise InvalidParameter(f"invalid host {host!r}", why=str(err)) from err
-    if not parts.hostname or port is None or parts.path not in ("", "/"):
-        raise InvalidParameter(f"invalid host {host!r}", hint="Write tcp://ADDRESS:PORT")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as err:
-        error = Conflict if err.errno == errno.EADDRINUSE else Unavailable
-        raise error(f"cannot listen on {host}", why=err.strerror or str(err)) from err
+    if listener.path is not None:
+        return await loop.create_unix_server(connection, sock=listener.socket, backlog=BACKLOG)
+    runner.app[NAMES].add(listener.hostname)
+    if tls is None or tls.verify_mode != ssl.CERT_REQUIRED:
+        log.warning("%s is served without client certificates: whoever reaches it is root on this host", listener.host)
+    factory = connection if tls is None else lambda: HalfCloseTLS(tls, connection())
+    return await loop.create_server(factory, sock=listener.socket, backlog=BACKLOG)
