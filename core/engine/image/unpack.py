@@ -19,13 +19,13 @@ from typing import Any
 from engine.image.compression import CHUNK, Readable
 from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from engine.spec.errors import InvalidParameter
+from engine.tarfiles import Header, attributes, times, write_content
 
 log = logging.getLogger(__name__)
 
 OPAQUE = "trusted.overlay.opaque"
 _WHITEOUT = ".wh."
 _OPAQUE_MARK = ".wh..wh..opq"
-_XATTR = "SCHILY.xattr."
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 HARMLESS_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
@@ -41,21 +41,6 @@ def _open_beneath(root: int, path: str) -> int:
     return openat2(root, path, _DIRECTORY, _BENEATH)
 
 
-class _Member(tarfile.TarInfo):
-    """A tar header; a damaged one is an error also in the middle of an archive, where tarfile would silently stop."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
-        try:
-            member = super().fromtarfile(archive)
-        except tarfile.HeaderError as err:
-            if type(err).__name__ in ("InvalidHeaderError", "TruncatedHeaderError"):
-                raise tarfile.ReadError(str(err)) from err
-            raise  # the end of the archive is reported in the same way
-        assert isinstance(member, cls)
-        return member
-
-
 def unpack(stream: Readable, root: int) -> int:
     """Unpack a plain layer tar into the empty directory of descriptor `root`; returns the bytes of its regular files.
 
@@ -68,7 +53,7 @@ def unpack(stream: Readable, root: int) -> int:
         with (
             contextlib.closing(unpacker),
             tarfile.open(
-                fileobj=source, mode="r|", bufsize=CHUNK, tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
+                fileobj=source, mode="r|", bufsize=CHUNK, tarinfo=Header, encoding="utf-8", errors="surrogateescape"
             ) as archive,
         ):
             while (member := archive.next()) is not None:
@@ -183,21 +168,14 @@ class _Unpacker:
             os.close(target_fd)
 
     def _file(self, parent_fd: int, name: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        content: Any = archive.fileobj
-        content.seek(member.offset_data)
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd)
         try:
-            extents: Any = member.sparse if member.issparse() else ((0, member.size),)
-            for offset, length in extents:
-                os.lseek(fd, offset, os.SEEK_SET)
-                _copy(content, fd, length, member.name)
-            if member.issparse():
-                os.ftruncate(fd, member.size)
+            write_content(archive, member, fd)
             self.size += member.size
             os.fchown(fd, member.uid, member.gid)
             os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears setuid and setgid
             _set_xattrs(fd, member)
-            os.utime(fd, ns=_times(member))
+            os.utime(fd, ns=times(member))
         finally:
             os.close(fd)
 
@@ -206,7 +184,7 @@ class _Unpacker:
         if not member.issym():
             os.chmod(name, member.mode & 0o7777, dir_fd=parent_fd)  # what `name` is was just made by us: no link
         _set_xattrs(_by_fd(parent_fd, name), member)
-        os.utime(name, ns=_times(member), dir_fd=parent_fd, follow_symlinks=False)
+        os.utime(name, ns=times(member), dir_fd=parent_fd, follow_symlinks=False)
 
     # -- places
 
@@ -311,23 +289,10 @@ def _node(parent_fd: int, name: str, member: tarfile.TarInfo) -> None:
         )
 
 
-def _copy(content: Readable, fd: int, length: int, name: str) -> None:
-    while length:
-        data = content.read(min(length, CHUNK))
-        if not data:
-            raise tarfile.ReadError(f"unexpected end of data in {name!r}")
-        length -= len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-
-
 def _set_xattrs(target: int | str, member: tarfile.TarInfo) -> None:
-    for key, value in member.pax_headers.items():
-        name = key.removeprefix(_XATTR)
-        if name == key or name.startswith(_OVERLAY_XATTRS):
+    for name, data in attributes(member):
+        if name.startswith(_OVERLAY_XATTRS):
             continue  # overlayfs' own marks would let a layer redirect into others: they come from whiteouts only
-        data = value.encode("utf-8", "surrogateescape")
         try:
             if isinstance(target, int):
                 os.setxattr(target, name, data)
@@ -337,11 +302,6 @@ def _set_xattrs(target: int | str, member: tarfile.TarInfo) -> None:
             if err.errno not in (errno.EOPNOTSUPP, errno.EPERM):  # EPERM: user.* on a link or a device
                 raise
             log.warning("layer member %r: extended attribute %s not kept: %s", member.name, name, err.strerror)
-
-
-def _times(member: tarfile.TarInfo) -> tuple[int, int]:
-    modified = int(member.mtime * 1_000_000_000) if isinstance(member.mtime, float) else member.mtime * 1_000_000_000
-    return modified, modified
 
 
 def _by_fd(parent_fd: int, name: str) -> str:
