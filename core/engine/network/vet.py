@@ -186,6 +186,12 @@ def _sysctl(resource: Resource, bounds: Bounds) -> None:
     assert isinstance(resource, links.Sysctl)
     if resource.ns == "host" and resource.link is None and resource.name not in HOST_SYSCTLS:
         raise Refused("not a parameter of the host that a driver may set")
+    if (
+        resource.ns == "host"
+        and resource.name.rpartition(".")[2] in ("accept_ra", "autoconf")
+        and resource.value != "0"
+    ):
+        raise Refused("links on the host ignore router advertisements: everybody on their wire can send one")
     if resource.link is not None:
         _on_link(resource, bounds)
 

@@ -93,6 +93,8 @@ class Comparison:
             return "replace", fixed
         master = view.index(item.master) if item.master else None
         fields = _unequal(mac=(item.mac, seen.mac), mtu=(item.mtu, seen.mtu), up=(item.up, seen.up))
+        if item.ns == "host":
+            fields |= _unequal(heeds_routers=(False, seen.heeds_routers))
         if master is not None and (master != seen.master or not master):
             fields["master"] = (item.master, view.names.get(seen.master, ""))
         if isinstance(item, Vxlan) and item.local:
@@ -134,7 +136,10 @@ class Comparison:
         if peer is None or peer.parent != seen.index:
             return {"peer": (item.peer, None)}
         return _unequal(
-            peer_mac=(item.peer_mac, peer.mac), peer_mtu=(item.peer_mtu, peer.mtu), peer_up=(item.peer_up, peer.up)
+            peer_heeds_routers=(False if item.peer_ns == "host" else None, peer.heeds_routers),
+            peer_mac=(item.peer_mac, peer.mac),
+            peer_mtu=(item.peer_mtu, peer.mtu),
+            peer_up=(item.peer_up, peer.up),
         )
 
     def _bridge_port(self, item: BridgePort, view: View) -> tuple[str, Fields]:

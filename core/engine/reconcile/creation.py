@@ -6,6 +6,8 @@ Traps that it heeds:
     an alias is ignored at creation     it comes in a second message of the same send; the group is honoured at once
     links with a parent                 are made from the host, in the sandbox, under a passing name: kernels before
                                         6.15 look for a link of the wanted name on the host, and find the host's eth0
+    a link that is up takes the first   one on the host is brought up by a second send, after it was told to ignore
+    router advertisement                them
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from engine.reconcile import advertisements
 from engine.reconcile import messages as m
 from engine.reconcile.applier import BatchError, Tag
 from engine.reconcile.observation import ask_link
@@ -93,6 +96,8 @@ class _Step:
     message: Message
     makes: bool
     """The first message of a resource makes it; the others complete it."""
+    birth: bool = False
+    """Whether it is sent before the links of the batch are brought up."""
 
 
 class Creation:
@@ -110,9 +115,13 @@ class Creation:
     def run(self, batch: Sequence[Resource]) -> list[Resource]:
         """Send everything and return what is new; raises BatchError."""
         try:
-            for ns, encode in (("host", self._outside), ("sandbox", self._within)):
-                steps = [step for item in batch for step in self._encoded(encode, item)]
-                self._send(ns, steps)
+            steps = [step for item in batch for step in self._encoded(self._outside, item)]
+            self._send("host", [step for step in steps if step.birth])
+            for ns, name in self._chosen:
+                if ns == "host":
+                    advertisements.ignore(name)
+            self._send("host", [step for step in steps if not step.birth])
+            self._send("sandbox", [step for item in batch for step in self._encoded(self._within, item)])
         except BaseException:
             self._drop_passing()
             raise
@@ -175,14 +184,17 @@ class Creation:
             data = self._peer(link, group)
         parent = self._index("host", getattr(link, "parent", None))
         master = self._index("host", link.master)
-        up = link.up or None
-        message = m.new_link(link, index=index, up=up, parent=parent, master=master, group=group, data=data)
-        yield _Step(link, message, makes=True)
+        message = m.new_link(link, index=index, parent=parent, master=master, group=group, data=data)
+        yield _Step(link, message, makes=True, birth=True)
         mtu = link.mtu if link.kind == "bridge" else None
-        yield _Step(link, m.set_link(index, alias=alias, mtu=mtu), makes=False)
+        yield _Step(link, m.set_link(index, alias=alias, mtu=mtu), makes=False, birth=True)
+        if link.up:
+            yield _Step(link, m.set_link(index, up=True), makes=False)
         if isinstance(link, Veth) and link.peer_ns == "host":
             peer = self._chosen[("host", link.peer)]
-            yield _Step(link, m.set_link(peer, alias=alias, up=link.peer_up or None), makes=False)
+            yield _Step(link, m.set_link(peer, alias=alias), makes=False, birth=True)
+            if link.peer_up:
+                yield _Step(link, m.set_link(peer, up=True), makes=False)
 
     def _peer(self, link: Veth, group: int) -> bytes:
         if link.peer_ns == "sandbox":

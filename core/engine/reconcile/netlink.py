@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
+from engine.reconcile import advertisements, netns
 from engine.reconcile import messages as m
-from engine.reconcile import netns
 from engine.reconcile.applier import BatchError, Context, Difference, Tag
 from engine.reconcile.comparison import Comparison, unwanted
 from engine.reconcile.creation import Creation, LinkAbsent, Wire, changes, reaches_inside
@@ -31,6 +31,7 @@ from engine.spec.links import (
     Redirect,
     Route,
     Shape,
+    Veth,
 )
 from engine.spec.resource import Key, Resource
 
@@ -110,6 +111,8 @@ class NetlinkApplier:
     def update(self, old: Resource, new: Resource, context: Context) -> None:
         """Give an existing thing the values of `new`; see `Applier.update`."""
         try:
+            for name in _names_on_host(new):
+                advertisements.ignore(name)
             with self._wire(context, reaches_inside(new)) as wire:
                 for ns, message in changes(self._tag, wire, context.owner, old, new):
                     for ack in wire.of(ns).send([message]):
@@ -195,6 +198,13 @@ class NetlinkApplier:
             ack = self._unlinking.delete(seen.index, NetlinkSocket(), self._host())
             if ack.errno and ack.errno not in _GONE:
                 raise ack.error()
+
+
+def _names_on_host(item: Resource) -> Iterator[str]:
+    if isinstance(item, Link) and item.ns == "host":
+        yield item.name
+    if isinstance(item, Veth) and item.peer_ns == "host":
+        yield item.peer
 
 
 def _removal(item: Resource, tag: Tag, socket: NetlinkSocket) -> Message | None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from engine.reconcile import advertisements
 from engine.reconcile.applier import Sandbox
 
 NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
@@ -44,12 +45,16 @@ def unshare_network() -> None:
 
 
 def create(path: Path) -> Sandbox:
-    """Make a network namespace with `lo` up, held by a mount at `path` (which must not exist; its parent must)."""
+    """Make a network namespace, held by a mount at `path` (which must not exist; its parent must).
+
+    `lo` is up, and links that are made there ignore router advertisements.
+    """
     failure: list[OSError] = []
 
     def make() -> None:
         try:
             unshare_network()
+            advertisements.ignore(advertisements.NEW_LINKS)
             _loopback_up()
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
             try:

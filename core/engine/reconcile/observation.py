@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
+from engine.reconcile import advertisements
 from engine.reconcile import messages as m
 from engine.reconcile.rtnetlink import Message, NetlinkSocket, attr, attributes, text
 from engine.spec.values import unpack
@@ -43,6 +44,8 @@ class SeenLink:
     alias: str
     data: dict[int, bytes]
     port: dict[int, bytes]
+    heeds_routers: bool
+    """Whether it takes router advertisements."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def read_link(body: bytes) -> SeenLink:
         alias=text(found.get(m.IFLA_IFALIAS)),
         data=attributes(info.get(m.INFO_DATA, b"")),
         port=attributes(info.get(m.INFO_SLAVE_DATA, b"")),
+        heeds_routers=advertisements.are_heeded(found.get(m.IFLA_AF_SPEC, b"")),
     )
 
 

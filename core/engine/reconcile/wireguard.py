@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, cast
 
+from engine.reconcile import advertisements
 from engine.reconcile import messages as m
 from engine.reconcile.applier import BatchError, Context, Difference, Tag
 from engine.reconcile.creation import alias_of
@@ -147,6 +148,7 @@ class WireguardApplier:
         index = socket.index(link.name)
         if not index:
             raise OSError(errno.ENODEV, f"there is no link {link.name}")
+        advertisements.ignore(link.name)
         _wg("syncconf", link.name, "/dev/stdin", input=_configuration(link))
         alias = attr(m.IFLA_IFALIAS, alias_of(self._tag, owner).encode()[:255])
         group = attr(m.IFLA_GROUP, self._tag.link_group)

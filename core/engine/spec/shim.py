@@ -15,7 +15,7 @@ from typing import Any
 from engine.spec.links import Macvlan, Neighbour, Route, Sysctl
 from engine.spec.network import Endpoint, LinkFact, Network
 from engine.spec.resource import Resource
-from engine.spec.values import bits_of, contains, family_of
+from engine.spec.values import bits_of, contains
 
 
 def host_shim(network: Network[Any], parent: LinkFact) -> tuple[Resource, ...]:
@@ -27,11 +27,7 @@ def host_shim(network: Network[Any], parent: LinkFact) -> tuple[Resource, ...]:
         return ()
     link = network.ifname
     shim = Macvlan(name=link, parent=parent.name, mac=network.mac, mtu=network.options.mtu or parent.mtu)
-    silent = Sysctl(ns="host", name="net.ipv4.conf.{link}.arp_ignore", value="8", link=link)
-    if not any(family_of(a) == 6 for a in parent.addresses):
-        return (shim, silent)
-    # Routers on the wire must not give the host a second address and a second default route by it.
-    return (shim, silent, Sysctl(ns="host", name="net.ipv6.conf.{link}.accept_ra", value="0", link=link))
+    return (shim, Sysctl(ns="host", name="net.ipv4.conf.{link}.arp_ignore", value="8", link=link))
 
 
 def shim_routes(network: Network[Any], endpoint: Endpoint, parent: LinkFact) -> tuple[Resource, ...]:

@@ -152,7 +152,6 @@ def test_macvlan_shim():
         Extern(name="p0"),
         Macvlan(name="br-1", parent="p0", mac="02:42:00:00:00:01", mtu=1450),
         Sysctl(ns="host", name="net.ipv4.conf.{link}.arp_ignore", value="8", link="br-1"),
-        Sysctl(ns="host", name="net.ipv6.conf.{link}.accept_ra", value="0", link="br-1"),
     )
     plan = MacvlanDriver().endpoint_plan(net, ENDPOINT)
     assert plan.resources[-7:] == (
