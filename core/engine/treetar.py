@@ -103,6 +103,7 @@ class TreeTar:
             self._tar.addfile(info, cast(Any, _Exactly(fd, info.size)))
         else:
             self._tar.addfile(info)
+        self._tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
 
 
 def _header(facts: os.stat_result, name: str) -> tarfile.TarInfo:

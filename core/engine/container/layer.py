@@ -6,147 +6,167 @@ names that begin with `.wh.` (OCI image specification, layer.md).
 
 The places that the runtime makes in every container so that something can be mounted on them are no changes of the
 container's: Docker keeps them in a layer of their own that it does not show.
+
+The container may run meanwhile, and exchange whatever it wants: all is read by descriptors that follow no link.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
+
+from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+from engine.spec.errors import InvalidParameter
+from engine.treetar import PATH_MAX, TreeTar
+from engine.treewalk import Entry, walk
 
 CHANGED, ADDED, DELETED = 0, 1, 2
 """Kinds of the API's changes."""
 _OPAQUE = "trusted.overlay.opaque"
 _MADE_FILES = frozenset({"etc/hostname", "etc/hosts", "etc/resolv.conf", "dev/console"})
 _MADE_DIRECTORIES = frozenset({"dev", "dev/mqueue", "dev/pts", "dev/shm", "proc", "sys"})
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_LINKS = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 
 def changes(upper: Path, lowers: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the API's list of what differs from the image."""
+    """Return the API's list of what differs from the image. Raises InvalidParameter for a path that has no name."""
     result = []
-    for path, found in _walk(upper):
-        name = path.relative_to(upper)
-        exists = _exists_below(name, lowers)
-        if exists and stat.S_ISDIR(found.st_mode) and _holds_only_made(path, upper):
-            continue
-        kind = DELETED if _is_whiteout(found) else CHANGED if exists else ADDED
-        result.append({"Path": f"/{name}", "Kind": kind})
+    with ExitStack() as stack:
+        below = [stack.enter_context(_opened(lower)) for lower in lowers]
+        for entry in _walk(upper):
+            path = _path(entry)
+            exists = _exists_below(path, below)
+            if exists and entry.is_directory and _holds_only_made(entry):
+                continue
+            kind = DELETED if _is_whiteout(entry.facts) else CHANGED if exists else ADDED
+            result.append({"Path": f"/{path}", "Kind": kind})
     return result
 
 
 def layer_tar(upper: Path) -> IO[bytes]:
-    """Return a tar of the changes in the form of an image layer, positioned at its start."""
+    """Return a tar of the changes in the form of an image layer, positioned at its start.
+
+    Raises InvalidParameter for a path that has no name.
+    """
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    links: dict[tuple[int, int], str] = {}
-    with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for path, found in _walk(upper):
-            name = str(path.relative_to(upper))
-            if _is_whiteout(found):
-                parent, _, base = name.rpartition("/")
-                tar.addfile(_mark(f"{parent}/.wh.{base}".lstrip("/")))
-            elif not stat.S_ISSOCK(found.st_mode):
-                _add(tar, path, name, found, links)
+    with contextlib.closing(TreeTar(spool, "w")) as tar:
+        for entry in _walk(upper):
+            path = _path(entry)
+            if _is_whiteout(entry.facts):
+                tar.mark("/".join((*entry.above, f".wh.{entry.name}")))
+            elif _OPAQUE in tar.add(entry, path):
+                tar.mark(f"{path}/.wh..wh..opq")
     spool.seek(0)
     return spool
 
 
 def size(upper: Path) -> int:
     """Return the bytes of the changes."""
-    return sum(found.st_size for _, found in _walk(upper) if stat.S_ISREG(found.st_mode))
+    return sum(entry.facts.st_size for entry in _walk(upper) if stat.S_ISREG(entry.facts.st_mode))
 
 
-def _holds_only_made(directory: Path, upper: Path) -> bool:
-    """Return whether a directory is in the upper one only for the sake of what the runtime made in it."""
-    inner = list(directory.iterdir())
-    return bool(inner) and all(_is_made(path, path.lstat(), upper) for path in inner)
-
-
-def _is_made(path: Path, found: os.stat_result, upper: Path) -> bool:
-    name = str(path.relative_to(upper))
-    if stat.S_ISREG(found.st_mode):
-        return found.st_size == 0 and name in _MADE_FILES
-    return stat.S_ISDIR(found.st_mode) and name in _MADE_DIRECTORIES
-
-
-def _walk(upper: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Give what is below the upper directory, without what the runtime made."""
-    for path, facts in _walk_all(upper):
-        if not _is_made(path, facts, upper):
-            yield path, facts
-
-
-def _walk_all(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, _DIRECTORY)
     try:
-        with os.scandir(directory) as entries:
-            found = sorted(entries, key=lambda e: e.name)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _walk(upper: Path) -> Iterator[Entry]:
+    """Give what is below the upper directory, without what the runtime made."""
+    with _opened(upper) as root:
+        for entry in walk(root):
+            if not _is_made(entry.above, entry.name, entry.facts):
+                yield entry
+
+
+def _path(entry: Entry) -> str:
+    path = entry.path
+    if len(os.fsencode(path)) >= PATH_MAX:
+        raise InvalidParameter(
+            "the container's changes cannot be told",
+            why=f"/{path[:60]}... is a path longer than {PATH_MAX} bytes, which nobody could open or unpack",
+            hint="Remove it in the container, a directory at a time",
+        )
+    return path
+
+
+def _holds_only_made(directory: Entry) -> bool:
+    """Return whether a directory is in the upper one only for the sake of what the runtime made in it."""
+    above = (*directory.above, directory.name)
+    if len(above) > 1:
+        return False  # the runtime makes nothing that deep
+    try:
+        fd = os.open(directory.name, _DIRECTORY, dir_fd=directory.parent)
+    except OSError:
+        return False
+    try:
+        with os.scandir(fd) as entries:
+            made = [_is_made(above, entry.name, os.lstat(entry.name, dir_fd=fd)) for entry in entries]
     except FileNotFoundError:
-        return
-    for entry in found:
-        path = Path(entry.path)
-        try:
-            facts = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue  # the container removed it meanwhile
-        yield path, facts
-        if stat.S_ISDIR(facts.st_mode):
-            yield from _walk_all(path)
+        return False  # removed meanwhile: the container works in it
+    finally:
+        os.close(fd)
+    return bool(made) and all(made)
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str, found: os.stat_result, links: dict[tuple[int, int], str]) -> None:
-    info = tar.gettarinfo(str(path), name)
-    info.uname = info.gname = ""
-    identity = (found.st_dev, found.st_ino)
-    if info.isreg() or info.islnk():
-        first = links.get(identity)
-        if first is not None:
-            info.type, info.linkname, info.size = tarfile.LNKTYPE, first, 0
-        else:
-            info.type, info.linkname, info.size = tarfile.REGTYPE, "", found.st_size
-            links[identity] = name
-    names = os.listxattr(path, follow_symlinks=False)
-    info.pax_headers = {
-        f"SCHILY.xattr.{key}": os.getxattr(path, key, follow_symlinks=False).decode("utf-8", "surrogateescape")
-        for key in names
-        if not key.startswith("trusted.overlay.")
-    }
-    if info.isreg():
-        with path.open("rb") as file:
-            tar.addfile(info, file)
-        return
-    tar.addfile(info)
-    if info.isdir() and _OPAQUE in names:
-        tar.addfile(_mark(f"{name}/.wh..wh..opq"))
-
-
-def _mark(name: str) -> tarfile.TarInfo:
-    return tarfile.TarInfo(name)
+def _is_made(above: Sequence[str], name: str, found: os.stat_result) -> bool:
+    if len(above) > 1:
+        return False
+    path = "/".join((*above, name))
+    if stat.S_ISREG(found.st_mode):
+        return found.st_size == 0 and path in _MADE_FILES
+    return stat.S_ISDIR(found.st_mode) and path in _MADE_DIRECTORIES
 
 
 def _is_whiteout(found: os.stat_result) -> bool:
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
-def _exists_below(name: Path, lowers: Sequence[Path]) -> bool:
+def _exists_below(path: str, lowers: Sequence[int]) -> bool:
     for lower in lowers:
-        path = lower / name
-        try:
-            return not _is_whiteout(path.lstat())
-        except (FileNotFoundError, NotADirectoryError):
-            if _hidden(lower, name):
+        with _found(lower, path) as fd:
+            if fd is not None:
+                return not _is_whiteout(os.fstat(fd))
+        if _hides(lower, path):
+            return False
+    return False
+
+
+def _hides(lower: int, path: str) -> bool:
+    """Return whether a layer hides all below it at a path: by another thing, or an opaque directory, on the way."""
+    end = path.find("/")
+    while end > 0:
+        with _found(lower, path[:end]) as fd:
+            if fd is None:
                 return False
+            if not stat.S_ISDIR(os.fstat(fd).st_mode) or _OPAQUE in os.listxattr(f"/proc/self/fd/{fd}"):
+                return True
+        end = path.find("/", end + 1)
     return False
 
 
-def _hidden(lower: Path, name: Path) -> bool:
-    """Return whether a layer hides everything below it at that name: an opaque or deleted directory on the way."""
-    for parent in name.parents:
-        path = lower / parent
-        if parent == Path() or not os.path.lexists(path):
-            continue
-        if _is_whiteout(path.lstat()) or _OPAQUE in os.listxattr(path, follow_symlinks=False):
-            return True
-    return False
+@contextlib.contextmanager
+def _found(lower: int, path: str) -> Iterator[int | None]:
+    """Give a descriptor of what a layer has at a path, or None."""
+    try:
+        fd = openat2(lower, path, os.O_PATH | os.O_NOFOLLOW, _NO_LINKS)
+    except OSError as err:
+        if err.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        yield None  # ELOOP: a link is on the way, where the container has a directory
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
