@@ -13,7 +13,7 @@ from engine.api.secrets import decoded
 from engine.api.services import Services
 from engine.api.services.data import JsonObject
 from engine.api.transfer import send_messages
-from engine.spec.errors import DeadlineExceeded, InvalidParameter, Unsupported
+from engine.spec.errors import Conflict, DeadlineExceeded, InvalidParameter, Unsupported
 from engine.spec.trees import TreeStatus
 
 _SYNC_SECONDS = 3600.0
@@ -102,6 +102,12 @@ async def sync(request: web.Request) -> web.StreamResponse:
             put({"status": "Uploading", "id": name, "progressDetail": detail})
 
         left = volumes.sync(name, seconds, show)
+        unstorable, why = volumes.unstorable(name) if left else (0, "")
+        if left and left == unstorable:
+            raise Conflict(
+                f"{left} files of volume {name} cannot be in its store, and are only here", why=why,
+                hint="Rename or remove them",
+            )  # fmt: skip
         if left:
             raise DeadlineExceeded(
                 f"{left} changes of volume {name} are not in its store yet", why=f"not within {seconds:g} s",

@@ -104,6 +104,8 @@ class TreeStatus(Frozen):
     """Changes (files written, removed, renamed) that are not in the store yet."""
     pending_bytes: int = 0
     """Bytes of them."""
+    unstorable_files: int = 0
+    """Files and directories that the store cannot have, and that are only here: `reason` names them."""
     conflicts: tuple[str, ...] = ()
     """Paths of copies that were kept because somebody else had changed the same object."""
     last_error: str = ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from engine.spec.trees import TreeProgress
 
@@ -16,6 +18,7 @@ class Health:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._paths: dict[str, dict[str, str]] = {}
+        self._stale: dict[str, set[str]] = {}
         self._troubles: dict[str, str] = {}
         self.last_error = ""
         """The last thing that failed."""
@@ -34,6 +37,7 @@ class Health:
         """Say what is the matter with one path; an empty text takes it back."""
         with self._lock:
             paths = self._paths.setdefault(topic, {})
+            self._stale.get(topic, set()).discard(path)
             if why:
                 paths[path] = why
             else:
@@ -49,6 +53,21 @@ class Health:
         """Take back a whole topic, before it is looked at anew."""
         with self._lock:
             self._paths.pop(topic, None)
+
+    @contextlib.contextmanager
+    def renewing(self, topic: str) -> Iterator[None]:
+        """Take back at the end of a block what was said of a topic before it, and is not said again in it."""
+        with self._lock:
+            stale = self._stale[topic] = set(self._paths.get(topic, ()))
+        yield
+        with self._lock:
+            for path in stale:
+                self._paths[topic].pop(path, None)
+
+    def count(self, topic: str) -> int:
+        """Return of how many paths something is said."""
+        with self._lock:
+            return len(self._paths.get(topic, ()))
 
     def reason(self) -> str:
         """Return all that is wrong, for a person; empty if nothing is."""

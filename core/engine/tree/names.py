@@ -7,6 +7,7 @@ import re
 
 from engine.spec.errors import InvalidParameter
 from engine.spec.storage import StorageCaps, check_key
+from engine.tree.attributes import Kind
 from engine.tree.spelling import RESERVED, Spelling
 
 SIDECAR = ".engine-attributes.json"
@@ -23,10 +24,10 @@ def sidecar_of(directory: str) -> str:
     return f"{directory}/{SIDECAR}" if directory else SIDECAR
 
 
-def unstorable(path: str, caps: StorageCaps) -> str:
-    """Return why a file of the tree cannot be an object; "" if it can."""
+def unstorable(path: str, kind: Kind, caps: StorageCaps) -> str:
+    """Return why a file of the tree cannot be an object, or a directory cannot have a sidecar; "" if it can."""
     try:
-        check_key(path, caps)
+        check_key(sidecar_of(path) if kind == "directory" else path, caps)
     except InvalidParameter as err:
         return err.why
     return ""

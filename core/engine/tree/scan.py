@@ -26,7 +26,9 @@ from engine.tree.watch import Watch
 log = logging.getLogger(__name__)
 
 STAYS_LOCAL = "not stored"
-"""Topic of notes on files that cannot be in the store."""
+"""Topic of notes on what cannot be in the store: it is only here."""
+LEFT_OUT = "left out"
+"""Topic of notes on what has no content that could be stored: sockets, FIFOs, devices."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 """What an open(2) of a path answers that was removed, or became another thing: its directory's next scan sees that."""
 
@@ -63,8 +65,8 @@ class Scanner:
 
     def everything(self) -> Found:
         """Scan the whole tree."""
-        self._parts.health.clear(STAYS_LOCAL)
-        return self._scan([""], deep=True)
+        with self._parts.health.renewing(STAYS_LOCAL), self._parts.health.renewing(LEFT_OUT):
+            return self._scan([""], deep=True)
 
     def some(self, directories: Iterable[str]) -> Found:
         """Scan these directories, and what is new below them."""
@@ -131,8 +133,11 @@ class Scanner:
             facts = entry.stat(follow_symlinks=False)
             kind = kind_of(facts.st_mode)
             row = rows.get(path)
-            if kind is None or (row is None and unstorable(path, self._parts.store.caps)):
-                self._stays(path, kind)
+            if kind is None:
+                self._parts.health.note(LEFT_OUT, path, "it is no file, directory or symbolic link")
+                return
+            if (row is None or kind == "directory") and (why := unstorable(path, kind, self._parts.store.caps)):
+                self._parts.health.note(STAYS_LOCAL, path, why)
                 return
             if kind == "directory":
                 if deep or row is None or row.signature.ino != facts.st_ino:
@@ -141,7 +146,8 @@ class Scanner:
             signature = Signature.of(facts)
             if row is not None and row.signature == signature and row.kind == kind and row.state != "remote":
                 if row.state == "local":
-                    self._stays(path, kind)
+                    why = unstorable(path, kind, self._parts.store.caps) or "the store refuses its name"
+                    self._parts.health.note(STAYS_LOCAL, path, why)
                     return
                 if row.hydrated or row.handle or self._parts.hydration.whole:
                     return
@@ -169,14 +175,6 @@ class Scanner:
             os.close(fd)
         found = attributes.read(name_in(directory, name), facts, "file")._replace(mtime_ns=signature.mtime_ns)
         return _Seen(path, "file", signature, facts.st_nlink, _text(found), complete, handle)
-
-    def _stays(self, path: str, kind: Kind | None) -> None:
-        """Say that a file cannot be in the store."""
-        if kind is None:
-            why = "it is no file, directory or symbolic link"
-        else:
-            why = unstorable(path, self._parts.store.caps) or "the store refuses its name"
-        self._parts.health.note(STAYS_LOCAL, path, why)
 
 
 def _text(found: attributes.Attributes) -> str:

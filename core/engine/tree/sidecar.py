@@ -112,15 +112,33 @@ def merge(base: Document, ours: Document, theirs: Document) -> Document:
 class Sidecars:
     """Writes sidecars from the journal."""
 
-    def __init__(self, store: Store, records: Journal, written: Written, doubt: Callable[[], object]) -> None:
-        """`doubt` is called when the store is not the one that was written: it should be listed."""
+    def __init__(
+        self,
+        store: Store,
+        records: Journal,
+        written: Written,
+        doubt: Callable[[], object],
+        refused: Callable[[str, str], object],
+    ) -> None:
+        """`doubt` is called when the store is not the one that was written: it should be listed.
+
+        `refused` is called with a directory whose sidecar the store refuses, and why: it is tried again after the next
+        change, and nothing else waits for it.
+        """
         self._store = store
         self._journal = records
         self._written = written
         self._doubt = doubt
+        self._refused = refused
 
     def write(self, directory: str) -> None:
         """Make a directory's sidecar say what the journal says. Raises what the store raises."""
+        try:
+            self._write(directory)
+        except InvalidParameter as err:
+            self._refused(directory, err.why or err.what)
+
+    def _write(self, directory: str) -> None:
         noted = self._journal.directory(directory)
         if noted is None or (not directory and self._journal.note(LOST)):
             return

@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from engine.spec.errors import EngineError, Forbidden, InvalidParameter, NotFound, Unavailable, Unsupported
@@ -38,7 +39,7 @@ from engine.tree.journal import Journal
 from engine.tree.names import STAGING
 from engine.tree.parts import Parts
 from engine.tree.placing import Placer
-from engine.tree.scan import Found, Scanner
+from engine.tree.scan import STAYS_LOCAL, Found, Scanner
 from engine.tree.sidecar import Sidecars
 from engine.tree.spelling import spelling_of
 from engine.tree.together import Together
@@ -115,7 +116,9 @@ class Tree:
         self._cleanup.callback(self._watch.close)
         self._scanner = Scanner(self._parts, self._watch)
         uploader = Uploader(self._parts, Conflicts(self._parts, self._placer))
-        sidecars = Sidecars(self._store, records, self._written, self._doubt)
+        sidecars = Sidecars(
+            self._store, records, self._written, self._doubt, partial(self._health.note, STAYS_LOCAL)
+        )  # fmt: skip
         together = Together(self._parts, Disk(root))
         self._transfers = Transfers(self._parts, uploader, together, sidecars)
         self._scan(deep=True)
@@ -264,6 +267,7 @@ class Tree:
             hydrated_bytes=usage.hydrated_bytes if usage else counts.hydrated_bytes,
             pending_files=counts.pending_files,
             pending_bytes=counts.pending_bytes,
+            unstorable_files=self._health.count(STAYS_LOCAL),
             conflicts=conflicts,
             last_error=self._health.last_error,
             progress=self._health.progress,
@@ -276,9 +280,9 @@ class Tree:
     def barrier(self, deadline: float) -> int:
         """Have the store hold all that was written before this call.
 
-        Return how many changes are left when `deadline` (seconds) has passed, or how many files the store has lost: 0
-        means that it has everything. Files that are written on and on count as done when they were uploaded once since
-        the call.
+        Return how many changes are left when `deadline` (seconds) has passed, and how many files cannot be stored, or
+        how many the store has lost: 0 means that it has everything. Files that are written on and on count as done when
+        they were uploaded once since the call.
         """
         begun = time.monotonic()
         end = begun + deadline
@@ -291,7 +295,7 @@ class Tree:
                 self._list()  # it may have them again
             if not left:  # what was uploaded and removed has changed sidecars
                 left = self._finish(time.monotonic(), end, sidecars=True)
-            return len(left) or lost.count(self._parts.journal)
+            return len(left) + self._health.count(STAYS_LOCAL) or lost.count(self._parts.journal)
         except OSError as err:
             raise Unavailable(f"{self._resource.path} cannot be looked through", why=str(err)) from err
 

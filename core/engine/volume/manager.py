@@ -254,6 +254,11 @@ class VolumeManager:
         """
         return self._trees.barrier(self.get(name), seconds, progress)
 
+    def unstorable(self, name: str) -> tuple[int, str]:
+        """Return how many files of a volume its store cannot have, and which and why. Raises NotFound."""
+        found = self._trees.status(self.get(name))
+        return sum(s.unstorable_files for s in found), "; ".join(s.reason for s in found if s.unstorable_files)
+
     # Working on it
 
     def layout(self, name: str) -> tuple[VolumeRecord, VolumePlan, Path]:

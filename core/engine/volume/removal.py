@@ -61,7 +61,7 @@ class Removal:
         """Refuse to lose changes that are not in the volume's store yet. Raises Conflict."""
         if self._mounting.trees.drained(record, 0.0 if force else REMOVE_SECONDS):
             return
-        pending = sum(status.pending_files for status in self._mounting.trees.status(record))
+        pending = sum(s.pending_files + s.unstorable_files for s in self._mounting.trees.status(record))
         what = f"{pending or 'an unknown number of'} changes of volume {record.name} are not in its store yet"
         if not force:
             reasons = {s.reason or s.last_error for s in self._mounting.trees.status(record)} - {""}

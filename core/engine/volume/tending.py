@@ -120,4 +120,6 @@ class Tending:
 
     def _seems_drained(self, record: VolumeRecord) -> bool:
         found = self._trees.status(record)
-        return not record.exposed or all(status.state == "ready" and not status.pending_files for status in found)
+        return not record.exposed or all(
+            status.state == "ready" and not status.pending_files and not status.unstorable_files for status in found
+        )

@@ -202,10 +202,11 @@ class Trees:
             remaining = max(0.0, end - time.monotonic())
             try:
                 left = client.barrier(remaining if progress is None else min(remaining, 1.0))
-                if left == 0 or time.monotonic() >= end:
+                status = client.status(STATUS_SECONDS) if left and progress is not None else None
+                if status is None or left == status.unstorable_files or time.monotonic() >= end:
                     return left
                 if progress is not None:
-                    progress(client.status(STATUS_SECONDS))
+                    progress(status)
             except DeadlineExceeded:
                 if remaining == 0.0 or progress is None:
                     raise
@@ -253,6 +254,7 @@ def status_json(found: Sequence[TreeStatus]) -> dict[str, Any]:
         "Bytes": sum(s.bytes for s in found),
         "LocalBytes": sum(s.hydrated_bytes for s in found),
         "PendingFiles": sum(s.pending_files for s in found),
+        "UnstorableFiles": sum(s.unstorable_files for s in found),
         "PendingBytes": sum(s.pending_bytes for s in found),
         "Conflicts": [path for s in found for path in s.conflicts],
         "LastError": worst.last_error or next((s.last_error for s in found if s.last_error), ""),

@@ -78,7 +78,9 @@ class FakeTree:
         if self.state.state != "ready":
             return self.state
         pending = self._pending()
-        return self.state.model_copy(update={"files": len(self._here()), "pending_files": len(pending)})
+        only_here = int(self._said("unstorable") or 0)
+        found = {"files": len(self._here()), "pending_files": len(pending), "unstorable_files": only_here}
+        return self.state.model_copy(update=found | ({"reason": "not stored: 'x'"} if only_here else {}))
 
     def descriptors(self) -> list[int]:
         return []
@@ -91,7 +93,7 @@ class FakeTree:
             time.sleep(0.01)
         with self.uploading:
             self._upload()
-        return 0
+        return int(self._said("unstorable") or 0)
 
     def _upload(self) -> None:
         for path in self._pending():

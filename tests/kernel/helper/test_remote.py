@@ -15,6 +15,7 @@ from tests.kernel.volume.world import in_child
 from engine.helper.client import HelperClient
 from engine.helper.place import HelperPlace
 from engine.spec.errors import ApplyFailed, Conflict, InvalidParameter, NotFound, Unavailable, Unsupported
+from engine.spec.trees import TreeStatus
 from engine.volume import mounting
 from engine.volume.trees import trees_in_use
 
@@ -170,6 +171,26 @@ def test_after_the_death_of_daemon_and_helper_the_rest_is_uploaded(tmp_path: Pat
     eventually(lambda: site.volumes.get("vol").applied is None, "everything is uploaded")
     assert (site.bucket / "file").read_text() == "written while nobody looked"
     site.assert_nothing_left()
+
+
+@with_helpers
+def test_a_volume_with_files_that_cannot_be_stored_is_not_removed(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.create("vol")
+    path = site.volumes.mount("vol", "c")
+    (path / "file").write_text("x")
+    site.say("unstorable", "2")
+    seen: list[TreeStatus] = []
+    assert site.volumes.sync("vol", 600.0, seen.append) == 2  # nothing is waited for
+    assert site.volumes.unstorable("vol") == (2, "not stored: 'x'")
+    assert site.volumes.inspect("vol")["Status"]["UnstorableFiles"] == 2
+    site.volumes.unmount("vol", "c")
+    with pytest.raises(Conflict, match=r"2 changes of volume vol are not in its store yet .*: not stored: 'x'"):
+        site.volumes.remove("vol")
+    assert site.volumes.prune({"all": ["true"]}) == ([], 0)
+    assert (path / "file").exists()
+    site.volumes.remove("vol", force=True)
+    assert not path.exists()
 
 
 @with_helpers

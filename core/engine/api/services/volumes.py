@@ -46,6 +46,7 @@ class VolumeManager(Protocol):
     def sync(  # noqa: D102
         self, name: str, seconds: float, progress: Callable[[TreeStatus], object] | None = None
     ) -> int: ...
+    def unstorable(self, name: str) -> tuple[int, str]: ...  # noqa: D102
     def remove(self, name: str, force: bool = False) -> None: ...  # noqa: D102
     def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]: ...  # noqa: D102
     def list(self, filters: Filters | None = None) -> Sequence[VolumeRecord]: ...  # noqa: D102
