@@ -223,7 +223,7 @@ class NftApplier:
         names = {item["set"]["name"] for item in listing or () if "set" in item}
         wrong = [] if listing is not None and {VERSION, fingerprint(listing)} <= names else ["rules"]
         wrong += [f"forwarding of IPv{family}" for family in families if not self._forwarding.is_on(family)]
-        return wrong + [f"rule in {chain}" for chain in self._foreign.incomplete()]
+        return wrong + self._foreign.wrong()
 
     def _ensure(self, batch: Sequence[Resource], *, anew: bool = False) -> None:
         """Make sure that the ruleset, and what it relies on, is there for these resources."""

@@ -10,6 +10,7 @@
     postrouting  source addresses of what leaves, and of what could not find its way back otherwise
 
 What `forward` lets pass gets a mark, so that another firewall with a policy of "drop" can be told to let it pass too.
+What comes from dockerd's networks, or goes there, gets none: dockerd decides.
 Single ports are in hash maps and only ranges in interval maps, whose changes cost time in proportion to their size.
 """
 
@@ -29,6 +30,8 @@ MARK_PASSED = 0x01000000
 MARK_HAIRPIN = 0x02000000
 """Set on packets that go back to the segment that they came from, by way of a published port."""
 OPERATORS_CHAIN = "user"
+DOCKERS_LINKS = "dockers"
+"""Set of the links of dockerd's networks, kept by `foreign_firewall`: no resource has elements in it."""
 
 _IPV4, _IPV6 = ("4", "ip", "ipv4_addr"), ("6", "ip6", "ipv6_addr")
 _CHAINS: dict[str, str] = {
@@ -50,6 +53,7 @@ _CHAINS: dict[str, str] = {
 def _sets() -> dict[str, tuple[str, str]]:
     """Return "set" or "map", and the type, by name."""
     sets = dict.fromkeys(("segments", "internal", "closed"), ("set", "type ifname;"))
+    sets[DOCKERS_LINKS] = ("set", "type ifname;")
     sets |= dict.fromkeys(("same", "trusted"), ("set", "type ifname . ifname;"))
     sets |= {"sealed": ("set", "type inet_service;"), "seals": ("set", "type inet_service . ifname;")}
     port = "inet_proto . inet_service"
@@ -99,6 +103,8 @@ def _rules() -> Iterable[tuple[str, str]]:
         yield "segment", f"meta nfproto ipv{digit} iifname != @segments oifname @unprotected{digit} jump passed"
     yield "segment", "oifname @segments drop"
     yield "segment", "jump passed"
+    yield "passed", f"iifname != @segments iifname @{DOCKERS_LINKS} accept"
+    yield "passed", f"oifname != @segments oifname @{DOCKERS_LINKS} accept"
     yield "passed", f"meta mark set meta mark or {MARK_PASSED} accept"
     yield "arriving", "udp dport @sealed udp dport . iifname != @seals drop"
     yield "leaving", "udp dport @sealed udp dport . oifname != @seals drop"
@@ -108,7 +114,8 @@ def _rules() -> Iterable[tuple[str, str]]:
         yield "postrouting", f"{family} saddr @masquerade{digit} oifname != @segments masquerade"
 
 
-SETS = tuple(_sets())
+SETS = tuple(name for name in _sets() if name != DOCKERS_LINKS)
+"""Sets and maps that resources have elements in."""
 
 
 def script(table: str) -> str:

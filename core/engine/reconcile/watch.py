@@ -199,7 +199,8 @@ class Watch:
         if message in (DELTABLE, DELCHAIN, NEWRULE, DELRULE, DELSET, DELSETELEM):
             self._nft_touched |= table == self._reconciler.tag.table
         if message in (NEWCHAIN, DELCHAIN, NEWRULE, DELRULE) and table == foreign_firewall.TABLE:
-            self._nft_touched |= not foreign_firewall.CHAINS.isdisjoint((text(found.get(2)), text(found.get(3))))
+            names = text(found.get(2)), text(found.get(3))  # of a chain by its place in the message
+            self._nft_touched |= any(map(foreign_firewall.is_of_interest, names))
         return False
 
 

@@ -291,29 +291,88 @@ def test_the_operator_filters_by_the_published_port(host: Host) -> None:
         assert ask(LAN_HOST, 8081, outside) == LAN_PEER
 
 
+def dockers_network(host: Host, link: str, subnet: str) -> Sandbox:
+    """Make a bridge with one container as dockerd does; `subnet` is the first three numbers."""
+    inside = host.sandbox(link)
+    host.run("ip", "link", "add", link, "type", "bridge")
+    host.run("ip", "link", "add", f"v{link}", "type", "veth", "peer", "name", "eth0", "netns", inside.path)
+    host.run("ip", "link", "set", f"v{link}", "up", "master", link)
+    host.run("ip", "address", "add", f"{subnet}.1/24", "dev", link)
+    host.run("ip", "link", "set", link, "up")
+    host.run("ip", "address", "add", f"{subnet}.2/24", "dev", "eth0", sandbox=inside)
+    host.run("ip", "link", "set", "eth0", "up", sandbox=inside)
+    host.run("ip", "route", "add", "default", "via", f"{subnet}.1", sandbox=inside)
+    return inside
+
+
+DOCKERS_RULES = """
+table ip filter {
+    chain DOCKER-USER { ip daddr 198.51.100.2 tcp dport 81 drop; return; }
+    chain DOCKER { iifname != "docker0" oifname "docker0" ip daddr 172.17.0.2 tcp dport 82 accept; }
+    chain DOCKER-ISOLATION-STAGE-1 {
+        oifname "inside" ip saddr != 172.18.0.0/24 drop
+        iifname "inside" ip daddr != 172.18.0.0/24 drop
+        return
+    }
+    chain FORWARD {
+        type filter hook forward priority filter; policy drop;
+        jump DOCKER-USER
+        jump DOCKER-ISOLATION-STAGE-1
+        oifname "docker0" ct state established,related accept
+        oifname "docker0" jump DOCKER
+        iifname "docker0" oifname != "docker0" accept
+    }
+}
+"""
+"""Those of dockerd 20.10, which leaves it to the policy to keep others out; an operator's rule in DOCKER-USER."""
+
+
 def test_beside_dockerd(host: Host) -> None:
     outside = lan(host)
-    for line in (
-        "add table ip filter", "add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }",
-        "add chain ip filter DOCKER-USER", "add rule ip filter FORWARD jump DOCKER-USER",
-        "add rule ip filter DOCKER-USER return",
-    ):  # fmt: skip
-        host.run("nft", line)
+    dockers, inside = dockers_network(host, "docker0", "172.17.0"), dockers_network(host, "inside", "172.18.0")
+    (host.path / "rules").write_text(DOCKERS_RULES)
+    host.run("nft", "-f", host.path / "rules")
     theirs = host.run("nft", "list", "table", "ip", "filter")
     a = container(host, 2, 9, plans.port(8080, 2))
-    with server(a, 80), server(outside, 80):
+    with ExitStack() as stack:
+        for place, port in ((a, 80), (outside, 80), (outside, 81), (dockers, 80), (dockers, 82), (inside, 80)):
+            stack.enter_context(server(place, port))
         assert ask(LAN_HOST, 8080, outside) == LAN_PEER
         assert ask(LAN_PEER, 80, a) == LAN_HOST
-        host.run("nft", "flush chain ip filter DOCKER-USER")  # dockerd was restarted
-        host.run("nft", "add rule ip filter DOCKER-USER return")
-        assert [d.fields for d in host.reconciler.diff()] == [{"rule in ip filter DOCKER-USER": (True, False)}]
+        assert ask(LAN_PEER, 81, a, wait=0.3) is None  # what the operator closed in DOCKER-USER
+        assert ask("172.17.0.2", 80, a, wait=0.3) is None  # what dockerd's policy closes
+        assert ask("172.18.0.2", 80, a, wait=0.3) is None
+        assert ask(LAN_HOST, 8080, inside, wait=0.3) is None
+        assert ask("172.17.0.2", 82, a) == "172.17.0.1"  # what dockerd opens
+        assert ask(LAN_HOST, 8080, dockers) == "172.17.0.2"
+        host.run("nft", "flush ruleset")  # dockerd is restarted, and has one more network
         assert host.reconciler.repair().ok
+        dockers = dockers_network(host, "br-custom", "172.19.0")
+        (host.path / "rules").write_text(DOCKERS_RULES.replace("docker0", "br-custom"))
+        host.run("nft", "-f", host.path / "rules")
+        stack.enter_context(server(dockers, 80))
+        wrong = {"rule in ip filter FORWARD": (True, False), "links of dockerd": (True, False)}
+        assert [d.fields for d in host.reconciler.diff()] == [wrong]
+        assert host.reconciler.repair().ok
+        assert host.reconciler.collect() == []
         assert ask(LAN_HOST, 8080, outside) == LAN_PEER
+        assert ask("172.19.0.2", 80, a, wait=0.3) is None
     for owner in ("ep:9:2", "net:9"):
         host.reconciler.remove(owner)
     assert len(host.reconciler.collect()) == 2
-    assert host.run("nft", "list", "table", "ip", "filter") == theirs
+    assert host.run("nft", "list", "table", "ip", "filter") == theirs.replace("docker0", "br-custom")
     assert host.run("nft", "list", "tables").split() == ["table", "ip", "filter"]
+
+
+def test_the_rule_of_an_older_version_leaves_docker_user(host: Host) -> None:
+    lan(host)
+    container(host, 2, 9)
+    (host.path / "rules").write_text(DOCKERS_RULES)
+    host.run("nft", "-f", host.path / "rules")
+    host.run("nft", "insert", "rule", "ip", "filter", "DOCKER-USER", "accept", "comment", f'"{TAG.table}"')
+    assert host.reconciler.repair().ok
+    assert TAG.table not in host.run("nft", "list", "chain", "ip", "filter", "DOCKER-USER")
+    assert TAG.table in host.run("nft", "list", "chain", "ip", "filter", "FORWARD")
 
 
 def test_beside_a_firewall_that_drops_by_default(host: Host) -> None:
