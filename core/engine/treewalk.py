@@ -17,12 +17,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.opening import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
+from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 
 _BATCH = 1 << 14
 """Names of one directory that are held at a time; it is read again for the ones after them."""
 _HELD = 1 << 18
 """Names that are held of all directories of the way together."""
+_STEP = 15
+"""Names that make a path which the kernel takes: 255 bytes each, 4096 bytes together (linux/limits.h)."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -140,6 +142,19 @@ def _empty(root: int, keep: Collection[str] = ()) -> None:
             attempt(os.unlink, entry.parent, entry.name)
     if failures:
         raise failures[0]
+
+
+def descend(root: int, names: Sequence[str]) -> int:
+    """Open the directory to which these names lead from a descriptor, however many they are. Raises OSError."""
+    fd = os.open(".", _DIRECTORY, dir_fd=root)
+    for start in range(0, len(names), _STEP):
+        path = "/".join(names[start : start + _STEP])
+        try:
+            below = openat2(fd, path, _DIRECTORY, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
 
 
 class _Level:

@@ -138,6 +138,17 @@ def test_copy(cli: Cli, clean: EngineHost, sleeper: str, tmp_path: Path) -> None
     assert "/absent" in done.stderr
 
 
+def test_a_container_makes_two_thousand_directories_within_each_other(cli: Cli, clean: EngineHost) -> None:
+    nest = "cd /tmp; i=0; while [ $i -lt 2000 ]; do mkdir d; cd d; i=$((i+1)); done; echo deep"
+    assert cli("run", "--name", "nesting", "busybox", "sh", "-c", nest).stdout == "deep\n"
+    assert len(cli("diff", "nesting").stdout.splitlines()) == 2001
+    assert "nesting" in cli("ps", "-a", "-s").stdout
+    cli("commit", "nesting", "nested")
+    assert cli("run", "--rm", "nested", "sh", "-c", "cd /tmp/d/d/d && pwd").stdout == "/tmp/d/d/d\n"
+    cli("rmi", "nested")
+    cli("rm", "nesting")
+
+
 def test_stats_and_top(cli: Cli, sleeper: str) -> None:
     line = cli("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}", sleeper).stdout.split()
     assert line[:2] == ["sleeper", "1"]

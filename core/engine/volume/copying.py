@@ -1,8 +1,8 @@
 """Copies a tree of files: owners, modes, times, attributes, links, holes, devices; blocks are shared where they can be.
 
 Every step is taken from an open directory and follows no link, so that whoever changes the tree meanwhile cannot lead
-the copy out of it. An interrupted copy is simply made again: a file appears whole, by a rename, and what is there is
-not copied twice. Sockets are left out: nobody listens on a copy.
+the copy out of it; and none is a recursion, however deep the tree is. An interrupted copy is simply made again: a file
+appears whole, by a rename, and what is there is not copied twice. Sockets are left out: nobody listens on a copy.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+
+from engine.treewalk import Entry, descend, walk
 
 _UNFINISHED = ".engine-populate-"
 """Names of unfinished files."""
@@ -35,57 +38,89 @@ def _opened(name: str | Path, flags: int, at: int | None = None) -> Iterator[int
         os.close(descriptor)
 
 
+class _Place:
+    """Where the copy of a walk is: one open directory of the target."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._names: tuple[str, ...] = ()
+        self._fd = os.dup(root)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def at(self, names: Sequence[str]) -> int:
+        """Return the directory of these names; the descriptor is good until the next call."""
+        if tuple(names) != self._names:
+            fd = descend(self._root, names)
+            os.close(self._fd)
+            self._fd, self._names = fd, tuple(names)
+        return self._fd
+
+    def link(self, first: Sequence[str], name: str, target: int) -> None:
+        """Give a file of the target another name."""
+        directory = descend(self._root, first[:-1])
+        try:
+            os.link(first[-1], name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False)
+        finally:
+            os.close(directory)
+
+
 class TreeCopy:
     """One copy. `without` are beginnings of attribute names that are not copied; `copied` is told the bytes."""
 
     def __init__(self, *, without: tuple[str, ...] = (), copied: Callable[[int], object] = lambda count: None) -> None:
         self._without = without
         self._copied = copied
-        self._links: dict[tuple[int, int], str] = {}
-        self._target = -1
+        self._links: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def copy(self, source: Path, target: Path) -> None:
         """Make the directory `target`, which exists, hold what `source` has, and be like it. Raises OSError."""
         with _opened(source, _DIRECTORY) as read, _opened(target, _DIRECTORY) as write:
-            self._target = write
-            self._directory(read, write, "")
-
-    def _directory(self, source: int, target: int, path: str) -> None:
-        facts = os.fstat(source)
-        for name in os.listdir(target):
-            if name.startswith(_UNFINISHED):
-                os.unlink(name, dir_fd=target)
-        for name in os.listdir(source):
+            facts = os.fstat(read)
+            _remove_unfinished(write)
+            place = _Place(write)
             try:
-                self._entry(source, target, name, f"{path}{name}")
-            except FileNotFoundError:
-                if _there(source, name):
-                    raise
-        self._metadata(source, target, facts)
+                for entry in walk(read, after=partial(self._end_directory, place), cross_mounts=True):
+                    try:
+                        self._entry(entry, place)
+                    except FileNotFoundError:
+                        if _there(entry.parent, entry.name):
+                            raise
+            finally:
+                place.close()
+            self._metadata(read, write, facts)
 
-    def _entry(self, source: int, target: int, name: str, path: str) -> None:
-        facts = os.stat(name, dir_fd=source, follow_symlinks=False)
+    def _end_directory(self, place: _Place, parent: int, name: str, above: Sequence[str]) -> None:
+        try:
+            with _opened(name, _DIRECTORY, parent) as read, _opened(name, _DIRECTORY, place.at(above)) as write:
+                self._metadata(read, write, os.fstat(read))
+        except (FileNotFoundError, NotADirectoryError):
+            if _is_directory(parent, name):
+                raise
+
+    def _entry(self, entry: Entry, place: _Place) -> None:
+        facts, name, target = entry.facts, entry.name, place.at(entry.above)
         if stat.S_ISSOCK(facts.st_mode):
             return
-        if stat.S_ISDIR(facts.st_mode):
-            with _opened(name, _DIRECTORY, source) as read:
-                if not _is_directory(target, name):
-                    os.mkdir(name, 0o700, dir_fd=target)
-                with _opened(name, _DIRECTORY, target) as write:
-                    self._directory(read, write, f"{path}/")
+        if entry.is_directory:
+            if not _is_directory(target, name):
+                os.mkdir(name, 0o700, dir_fd=target)
+            with _opened(name, _DIRECTORY, target) as write:
+                _remove_unfinished(write)
             return
         identity = (facts.st_dev, facts.st_ino)
         first = self._links.get(identity)
         if facts.st_nlink > 1:
-            self._links.setdefault(identity, path)
+            self._links.setdefault(identity, (*entry.above, name))
         if _there(target, name):
             return
         if first is not None:
-            os.link(first, name, src_dir_fd=self._target, dst_dir_fd=target, follow_symlinks=False)
+            place.link(first, name, target)
             return
         unfinished = _UNFINISHED + os.urandom(8).hex()
         try:
-            self._leaf(source, target, name, unfinished, facts)
+            self._leaf(entry.parent, target, name, unfinished, facts)
             os.rename(unfinished, name, src_dir_fd=target, dst_dir_fd=target)
         except BaseException:
             if _there(target, unfinished):
@@ -127,6 +162,13 @@ class TreeCopy:
         except OSError as err:
             if err.errno != errno.EOPNOTSUPP:  # the target's file system has no such attributes
                 raise
+
+
+def _remove_unfinished(directory: int) -> None:
+    with os.scandir(directory) as entries:
+        left = [entry.name for entry in entries if entry.name.startswith(_UNFINISHED)]
+    for name in left:
+        os.unlink(name, dir_fd=directory)
 
 
 def _there(directory: int, name: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from engine.filters import Filters, check_known, labels_match, parse_time
 from engine.spec.errors import InvalidParameter
+from engine.volume.measuring import occupied
 from engine.volume.record import VolumeRecord, masked
 from engine.volume.vet import RECORD
 
@@ -80,31 +79,7 @@ def bytes_of(directory: Path) -> int:
     -1 if it holds nothing. An image counts with the blocks that it really has. What is mounted inside is not entered.
     """
     try:
-        device = directory.stat().st_dev
+        found = occupied(directory, without=RECORD)
     except FileNotFoundError:
         return -1
-    total, found, seen = 0, False, set[int]()
-    pending = [directory]
-    while pending:
-        current = pending.pop()
-        try:
-            entries = list(os.scandir(current))
-        except FileNotFoundError:  # removed while we walk
-            continue
-        for entry in entries:
-            if current == directory and entry.name == RECORD:
-                continue
-            try:
-                info = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            found = True
-            if info.st_dev != device or info.st_ino in seen:
-                continue
-            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-                seen.add(info.st_ino)
-            if stat.S_ISDIR(info.st_mode):
-                pending.append(Path(entry.path))
-            else:
-                total += info.st_blocks * 512
-    return total if found else -1
+    return found.bytes if found.entries else -1

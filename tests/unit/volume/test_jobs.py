@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.deep import nest
 
 from engine.spec.encryption import EncryptedDirectory, FscryptKey, GocryptMount, GocryptStore, KeySlots
 from engine.spec.errors import (
@@ -25,6 +26,8 @@ from engine.spec.resource import Plan, Resource
 from engine.spec.storage import Stat, StorageCaps, Store
 from engine.spec.trees import StoreSpec, SyncedTree
 from engine.spec.volume import VolumePlan
+from engine.treewalk import remove_tree
+from engine.volume import views
 from engine.volume.copying import TreeCopy
 from engine.volume.jobs import bridge
 from engine.volume.jobs.backup import find_snapshot, root_tag
@@ -33,6 +36,7 @@ from engine.volume.jobs.place import Place
 from engine.volume.jobs.record import JobRecord, error_json, error_of
 from engine.volume.jobs.scrub import run_scrub
 from engine.volume.jobs.work import Work
+from engine.volume.measuring import occupied
 from engine.volume.record import VolumeRecord
 from engine.volume.snapshots import Snapshot, Snapshots
 from engine.volume.views import prune_filter
@@ -191,6 +195,33 @@ def test_a_copy_follows_no_link_that_takes_a_directorys_place(tmp_path: Path) ->
     (tmp_path / "link").symlink_to(source)
     with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
         TreeCopy().copy(tmp_path / "link", target)
+
+
+def test_a_copy_goes_as_deep_as_the_tree(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for directory in (source, target):
+        (directory / "d").mkdir(parents=True)
+        (directory / "d/.engine-populate-left").touch()
+    (source / "d/.engine-populate-left").unlink()
+    (source / "d").chmod(0o750)
+    os.utime(source / "d", (5, 6))
+    try:
+        nest(source, 2000, "deep")
+        (source / "first").touch()
+        (source / "d/second").hardlink_to(source / "first")
+        os.utime(source / "d", (5, 6))
+        copied: list[int] = []
+        TreeCopy(copied=copied.append).copy(source, target)
+        facts = (target / "d").stat()
+        assert (stat.S_IMODE(facts.st_mode), facts.st_mtime) == (0o750, 6)
+        assert (target / "d/second").samefile(target / "first")
+        assert [path.name for path in (target / "d").iterdir()] == ["second"]
+        assert occupied(target) == occupied(source)
+        assert occupied(target)[0] == 3
+        assert views.bytes_of(target) >= 0
+    finally:
+        remove_tree(source)
+        remove_tree(target)
 
 
 class Failing(Store):

@@ -13,6 +13,7 @@ from typing import Any
 from engine.plugins import Plugins
 from engine.spec.errors import ApplyFailed, Conflict, NotFound
 from engine.storage.stores import Stores
+from engine.treewalk import walk
 from engine.volume.jobs.content import empty, is_full
 from engine.volume.jobs.restic import Message, Repository, repository
 from engine.volume.jobs.work import Work
@@ -156,15 +157,18 @@ def _finish_root(path: Path, snapshot: Message) -> None:
 def _make_sparse(work: Work) -> tuple[int, int]:
     """Give back the blocks of zeroes, which restic 0.14 writes out; return number and bytes of all regular files."""
     files = size = 0
-    for _, _, names, handle in os.fwalk(work.path):
-        for name in names:
-            facts = os.stat(name, dir_fd=handle, follow_symlinks=False)
+    root = os.open(work.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for entry in walk(root):
+            facts = entry.facts
             if not stat.S_ISREG(facts.st_mode):
                 continue
             files, size = files + 1, size + facts.st_size
             if facts.st_size >= _WORTH and facts.st_blocks * 512 >= facts.st_size:
                 work.tell("Looking for holes", files, None, "files")
-                _dig(name, handle, facts)
+                _dig(entry.name, entry.parent, facts)
+    finally:
+        os.close(root)
     return files, size
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from engine.volume.copying import TreeCopy, copy_content, share_content
 from engine.volume.jobs.content import empty
 from engine.volume.jobs.layout import Part, parts_of
 from engine.volume.jobs.work import Work
+from engine.volume.measuring import occupied
 from engine.volume.snapshots import CONTENT, FILES, RANK, Consistency, Snapshot, Snapshots
 
 FREEZE_SECONDS = 2.0
@@ -251,7 +252,7 @@ def _exchange_data(work: Work, snapshots: Snapshots) -> None:
             live, copy = work.data / part.path, staged / FILES / part.path
             if live.stat().st_ino != inodes[part.path]:
                 exchange(copy, live)
-        size = sum(f.stat().st_blocks * 512 for f in _files(staged / FILES))
+        size = occupied(staged / FILES).bytes
         old = Snapshot(
             id=work.args["id"], tag=work.args["tag"], created=_now(), consistency="crash", how="data", bytes=size
         )
@@ -268,14 +269,6 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _files(directory: Path) -> Iterable[Path]:
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            path = Path(parent) / name
-            if not path.is_symlink():
-                yield path
 
 
 def _copy_back(source: Path, target: Path, meter: _Meter) -> None:

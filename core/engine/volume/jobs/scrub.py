@@ -11,6 +11,7 @@ from typing import Any
 from engine.plugins import Plugins
 from engine.spec.storage import SCRUB_PART, Checked
 from engine.storage.stores import Stores
+from engine.treewalk import walk
 from engine.volume.jobs.work import Work
 
 MOST = 1000
@@ -45,21 +46,19 @@ def _of_store(work: Work) -> Iterator[Checked]:
 
 def _of_files(work: Work) -> Iterator[Checked]:
     """Read the files of a volume that is kept on this host: what its file system finds damaged cannot be read."""
-    for directory, _, names, handle in os.fwalk(work.path, onerror=_raise):
-        for name in names:
-            path = os.path.relpath(os.path.join(directory, name), work.path)  # noqa: PTH118 - of a walk by descriptors
+    root = os.open(work.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for entry in walk(root):
+            if not stat.S_ISREG(entry.facts.st_mode):
+                continue  # a link has no content of its own, and opening a device may do something
             try:
-                if not stat.S_ISREG(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
-                    continue  # a link has no content of its own, and opening a device may do something
-                yield Checked(key=path, size=_read(name, handle))
+                yield Checked(key=entry.path, size=_read(entry.name, entry.parent))
             except FileNotFoundError:
                 continue  # removed meanwhile
             except OSError as err:
-                yield Checked(key=path, problem="damaged", detail=err.strerror or str(err))
-
-
-def _raise(err: OSError) -> None:
-    raise err
+                yield Checked(key=entry.path, problem="damaged", detail=err.strerror or str(err))
+    finally:
+        os.close(root)
 
 
 def _read(name: str, directory: int) -> int:
