@@ -20,7 +20,7 @@ from engine.helper.config import HelperConfig
 from engine.helper.messages import HelperGone, error_json
 from engine.helper.place import HelperPlace
 from engine.plugins import Plugins
-from engine.spec.errors import DeadlineExceeded, EngineError, Internal, InvalidParameter
+from engine.spec.errors import DeadlineExceeded, EngineError, Forbidden, Internal, InvalidParameter
 from engine.spec.storage import Store
 from engine.spec.trees import SyncedTree, TreeStatus
 from engine.storage.stores import Stores
@@ -29,6 +29,8 @@ log = logging.getLogger("engine.helper")
 
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 """Seconds between two tries to open a tree: the first time, and at most."""
+PROBE = ".engine-write-probe"
+"""Object that is written to a new volume's store and removed again."""
 LOG_BYTES = 1 << 20
 """A log of this size is put aside; one older one is kept."""
 
@@ -252,8 +254,30 @@ def _survive_memory_shortage() -> None:
         pass
 
 
+def probe(config: HelperConfig) -> None:
+    """See whether the credentials may write and remove objects: one is written and removed, past all wrappers.
+
+    Raises Forbidden if they may not, and what else the store raises.
+    """
+    stores = Stores(Plugins())
+    plan = stores.plan(config.store.url, config.store.options)
+    store = stores.open(plan._replace(parts=plan.parts[-1:]), config.given_secrets())
+    try:
+        store.put(PROBE, b"Written to see whether this can be, and removed at once. It may be removed.")
+        store.delete(PROBE)
+    except Forbidden as err:
+        raise Forbidden(
+            f"{config.store.url} can be read, but not written",
+            driver=err.driver,
+            why=err.why or err.what,
+            hint="Give credentials that may write and remove objects",
+        ) from err
+    finally:
+        store.close()
+
+
 def check(config_fd: int, out: Callable[[str], object]) -> int:
-    """Open a store, ask whether it can be used, and write the error as JSON if not. Returns the exit code."""
+    """See whether a store can be used and written, and write the error as JSON if not. Returns the exit code."""
     os.set_inheritable(config_fd, False)
     config = HelperConfig.read(config_fd)
     try:
@@ -262,6 +286,7 @@ def check(config_fd: int, out: Callable[[str], object]) -> int:
             store.check()
         finally:
             store.close()
+        probe(config)
     except EngineError as err:
         out(json.dumps(error_json(err)))
         return 1

@@ -45,6 +45,8 @@ class StorageCaps(Frozen):
 
     writable: bool = True
     """Objects can be written and removed. `http` is the example of a store where they cannot."""
+    durable: bool = True
+    """Objects outlive the process that wrote them, and other processes see them. `memory` is where they do not."""
     ranged: bool = False
     """Reads of a part of an object cost a part of it."""
     put_if: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +23,10 @@ GROUP = StorageDriver.GROUP
 EVERY = "*"
 DEPTH = 4
 """Wrappers around one store at most."""
+_WORD = re.compile(r"[a-z][a-z0-9+._-]*", re.IGNORECASE)
+"""A wrapper's name, without its URL."""
+_ALMOST = re.compile(r"([a-z][a-z0-9+.-]*):/*", re.IGNORECASE)
+"""Beginning of a URL that lacks slashes."""
 
 
 class Part(NamedTuple):
@@ -114,6 +119,14 @@ class Stores:
         """Return driver and URL of each part. The rest of a chain that no wrapper begins is one driver's affair."""
         chain: list[tuple[str, str]] = []
         parts = split_chain(url)
+        for part in parts:
+            if "://" not in part and not part.startswith("/") and not _WORD.fullmatch(part):
+                close = _ALMOST.sub(r"\1://", part) if _ALMOST.match(part) else f"s3://BUCKET/PREFIX, or /{part}"
+                raise InvalidParameter(
+                    f"{url!r} names no store",
+                    why=f"{part!r} is neither a URL nor an absolute path",
+                    hint=f"Write {close}",
+                )
         for n, part in enumerate(parts):
             name = self._find(scheme_of(part))
             if self._driver(name).wraps:

@@ -102,7 +102,7 @@ class Trees:
                 hint = f"Did you mean {close[0]!r}?" if close else f"Options: {', '.join(sorted(known | own))}"
                 raise InvalidParameter(f"unknown option {name!r}", driver=record.driver, hint=hint)
         for tree in trees:
-            self._configs.plan(tree.store).require("writable")
+            self._configs.plan(tree.store).require("writable", "durable")
             check_store(self._configs.of_store(tree.store, tree.patience), tree.patience + CHECK_SECONDS)
 
     # Mounting

@@ -23,7 +23,7 @@ from engine_sdk import (
 )
 from engine_sdk.storage import Location, level, matching
 
-_CAPS = StorageCaps(ranged=True, put_if=True, server_copy=True, metadata=True, delimiter=True)
+_CAPS = StorageCaps(durable=False, ranged=True, put_if=True, server_copy=True, metadata=True, delimiter=True)
 _Object = tuple[bytes, Stat]
 
 

@@ -65,6 +65,7 @@ _DENIED = re.compile(r"\b(401|403)\b|AccessDenied|SignatureDoesNotMatch|InvalidA
 _NOBODY = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
 """Where clients ask a cloud for the credentials of its machine, when they have been given none."""
 _OVER = re.compile(r"operation timed out|deadline has elapsed", re.IGNORECASE)
+_NOWHERE = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 _UNREADABLE = re.compile(r'object with invalid path: Error parsing Path "(.*?)": ', re.DOTALL)
 """obstore's word on a listing with a key that it cannot have: one with control characters. The rest is not listed."""
 _XML = re.compile(r"\s*(?:<\?xml\b.*?\?>)?\s*<(\w+)\b[^>]*>.*?(?:</\1>|\Z)", re.DOTALL)
@@ -175,6 +176,8 @@ class Translator:
                 continue
             if kind is Unavailable and _DENIED.search(str(err)):
                 return Forbidden
+            if kind is Unavailable and _NOWHERE.search(str(err)):
+                return NotFound
             return DeadlineExceeded if kind is Unavailable and _OVER.search(str(err)) else kind
         return DriverFault
 

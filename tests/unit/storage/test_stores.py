@@ -93,6 +93,18 @@ def test_malformed_urls(url, stores):
         open_store(stores, url)
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("s3:/x", "Write s3://x"), ("s3:x/y", "Write s3://x/y"), ("crypt::s3:/x", "Write s3://x"),
+        ("bucket/prefix", "absolute path.*/bucket/prefix"), ("./x", "absolute path"), ("", "neither"),
+    ],
+)  # fmt: skip
+def test_what_is_almost_a_url_is_no_path(url, hint, stores):
+    with pytest.raises(InvalidParameter, match=rf"names no store.*{hint}"):
+        stores.plan(url, {})
+
+
 def test_chained_urls_of_fsspec(stores, tmp_path):
     import zipfile
 

@@ -48,7 +48,7 @@ def run_backup(work: Work) -> dict[str, Any]:
     with _opened(work) as repo:
         if not repo.exists():
             plan = Stores(Plugins()).plan(work.args["url"], work.args["options"])
-            plan.require("writable")
+            plan.require("writable", "durable")
             work.tell("Making the repository")
             repo.initialise()
         done = repo.snapshots("--tag", f"job:{work.id}") if work.attempt > 1 else []
