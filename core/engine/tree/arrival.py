@@ -26,10 +26,10 @@ from engine.tree.beneath import name_in, rename_new
 from engine.tree.documents import UNREADABLE, Documents
 from engine.tree.hydration import Entry, Signature
 from engine.tree.listing import Listing, Remote
-from engine.tree.names import unnameable
+from engine.tree.names import sidecar_of, unnameable
 from engine.tree.parts import Parts
 from engine.tree.placing import SPOILED, Placer
-from engine.tree.rows import NEVER, Row
+from engine.tree.rows import NEVER, Removal, Row
 from engine.tree.schema import Database
 from engine.tree.written import Meanwhile
 
@@ -118,7 +118,7 @@ class Arrival:
             if path in self._meanwhile.written or path in self._meanwhile.removed:
                 continue
             if removal is not None:
-                if removal.version == remote.version or removal.sent:
+                if _is_of(removal, remote):
                     continue  # removed here: it will be there
                 self._parts.health.note("removed here, changed elsewhere", path, "the object is kept")
                 self._change(partial(changes.end_removal, removal=removal))
@@ -204,13 +204,25 @@ class Arrival:
 
     def _make_directories(self) -> None:
         rows = []
-        for directory in sorted(self._found.without(self._meanwhile.removed).directories()):
+        gone = self._meanwhile.removed | self._removing()
+        for directory in sorted(self._found.without(gone).directories()):
             known = self._parts.journal.row(directory)
             if known is not None and known.kind == "directory":
                 continue
             if self._out_of_the_way(directory, known) and (row := self._make_directory(directory)):
                 rows.append(row)
         self._change(lambda database: changes.put(database, rows))
+
+    def _removing(self) -> set[str]:
+        """Return the objects and sidecars that were removed here, and still are to be in the store."""
+        files, sidecars = self._found.files, self._found.sidecars
+        gone = {r.path for r in self._parts.journal.removals() if r.path in files and _is_of(r, files[r.path])}
+        here = {row.path for row in self._parts.journal.rows("clean") if row.kind == "directory"}
+        for directory, version in sidecars.items():
+            known = self._said.row(directory)
+            if known is not None and known.changed and known.version == version and directory not in here:
+                gone.add(sidecar_of(directory))
+        return gone
 
     def _make_directory(self, directory: str) -> Row | None:
         with self._parts.root.place(directory) as (fd, name):
@@ -348,6 +360,11 @@ class Arrival:
 
     def _change(self, call: Callable[[Database], object]) -> None:
         self._parts.journal.change(call)
+
+
+def _is_of(removal: Removal, remote: Remote) -> bool:
+    """Whether an object is the one to be removed; also if it may be."""
+    return removal.version == remote.version or bool(removal.sent)
 
 
 def _expected(entry: Entry) -> Row:

@@ -88,11 +88,12 @@ def take_removal(database: Database, path: str, ino: int) -> Removal | None:
 def mark_changed(database: Database, directories: Iterable[str]) -> None:
     """Note that the sidecars of these directories have to be written, and that of the root with the first of all."""
     database.executemany(
-        "INSERT INTO directories VALUES (?, '', '', 1) ON CONFLICT (path) DO UPDATE SET changed = changed + 1",
+        "INSERT INTO directories (path, version, document, changed) VALUES (?, '', '', 1)"
+        " ON CONFLICT (path) DO UPDATE SET changed = changed + 1",
         changed := [(d,) for d in directories],
     )
     if changed:
-        database.execute("INSERT OR IGNORE INTO directories VALUES ('', '', '', 1)")
+        database.execute("INSERT OR IGNORE INTO directories (path, version, document, changed) VALUES ('', '', '', 1)")
 
 
 def update_removal(database: Database, path: str, version: str, digest: str) -> bool:
@@ -138,10 +139,16 @@ def write_note(database: Database, name: str, value: str) -> None:
 def note_sidecar(database: Database, row: DirectoryRow) -> None:
     """Note what a sidecar is now. `row.changed` is the count that was read before: later changes still count."""
     database.execute(
-        "INSERT INTO directories VALUES (?, ?, ?, 0) ON CONFLICT (path) DO UPDATE SET version = excluded.version,"
-        " document = excluded.document, changed = CASE WHEN changed = ? THEN 0 ELSE changed END",
-        row,
+        "INSERT INTO directories (path, version, document, changed) VALUES (?, ?, ?, 0) ON CONFLICT (path) DO UPDATE"
+        " SET version = excluded.version, document = excluded.document, sent = '',"
+        " changed = CASE WHEN changed = ? THEN 0 ELSE changed END",
+        row[:4],
     )
+
+
+def intend_sidecar(database: Database, path: str, sent: str) -> None:
+    """Note what is about to be written, beside what was and has no answer (`DirectoryRow.sent`)."""
+    database.execute("UPDATE directories SET sent = ? WHERE path = ?", (sent, path))
 
 
 def forget_sidecar(database: Database, path: str) -> None:

@@ -38,6 +38,7 @@ class Documents:
         changed = [d for d, v in versions.items() if d not in self._old or self._old[d].version != v]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="sidecars") as pool:
             for directory, text in zip(changed, pool.map(self._get, changed), strict=True):
+                self._take_own(directory, text.decode(errors="replace"))
                 self._now[directory], why = EMPTY, ""
                 try:
                     if text:
@@ -48,6 +49,13 @@ class Documents:
                 old = self._old.get(directory, DirectoryRow(directory, "", "", 0))
                 document = text.decode(errors="replace")
                 self._rows.append(old._replace(version=versions[directory], document=document, changed=-1))
+
+    def _take_own(self, directory: str, text: str) -> None:
+        """Compare with what this host wrote, though it had no answer: what it removed since is not others' doing."""
+        old = self._old.get(directory)
+        said = sidecar.said_here(old, text) if old else None
+        if old is not None and said is not None:
+            self._old[directory] = old._replace(version=self._found.sidecars[directory], document=said)
 
     def _get(self, directory: str) -> bytes:
         try:

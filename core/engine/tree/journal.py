@@ -194,12 +194,12 @@ class Journal:
 
     def directories(self) -> dict[str, DirectoryRow]:
         """Return all sidecars that are known."""
-        found = self._all("SELECT path, version, document, changed FROM directories")
+        found = self._all("SELECT path, version, document, changed, sent FROM directories")
         return {r[0]: DirectoryRow(*r) for r in found}
 
     def directory(self, path: str) -> DirectoryRow | None:
         """Return what is known of one directory's sidecar."""
-        found = self._all("SELECT path, version, document, changed FROM directories WHERE path = ?", (path,))
+        found = self._all("SELECT path, version, document, changed, sent FROM directories WHERE path = ?", (path,))
         return next((DirectoryRow(*r) for r in found), None)
 
     def changed_directories(self) -> list[str]:

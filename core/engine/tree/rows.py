@@ -68,6 +68,9 @@ class DirectoryRow(NamedTuple):
     document: str
     changed: int
     """How often it was changed since; 0 if it is as it should be."""
+    sent: str = ""
+    """JSON: what writes would have stored whose end is not known. The SHA-256 of each text, and beside it what it said
+    of this host's files where it said more than that: "" if it did not."""
 
 
 class Swap(NamedTuple):

@@ -28,7 +28,8 @@ CREATE TABLE removals (
 );
 CREATE INDEX removals_ino ON removals (ino);
 CREATE TABLE directories (
-    path TEXT PRIMARY KEY, version TEXT NOT NULL, document TEXT NOT NULL, changed INTEGER NOT NULL
+    path TEXT PRIMARY KEY, version TEXT NOT NULL, document TEXT NOT NULL, changed INTEGER NOT NULL,
+    sent TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX directories_changed ON directories (changed) WHERE changed > 0;
 CREATE TABLE swaps (staged TEXT PRIMARY KEY, path TEXT NOT NULL, ino INTEGER NOT NULL) WITHOUT ROWID;
@@ -38,7 +39,8 @@ CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 _UPGRADES = {
     1: "ALTER TABLE removals ADD COLUMN hydrated INTEGER NOT NULL DEFAULT 1",
     2: "ALTER TABLE files ADD COLUMN handle BLOB NOT NULL DEFAULT x'';"
-    "ALTER TABLE removals ADD COLUMN handle BLOB NOT NULL DEFAULT x''",
+    "ALTER TABLE removals ADD COLUMN handle BLOB NOT NULL DEFAULT x'';"
+    "ALTER TABLE directories ADD COLUMN sent TEXT NOT NULL DEFAULT ''",
 }
 """By the version that each begins with."""
 

@@ -22,6 +22,7 @@ must stay visible, also where a server makes a deleted bucket again with the nex
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import uuid
@@ -147,19 +148,23 @@ class Sidecars:
             self._remove(noted)
             return
         ours = self._document(directory, json.loads(own.attributes) if own else None)
-        base, known = _document_of(noted), noted.version
+        base, known = _parsed(noted.document, sidecar_of(directory)), noted.version
         name = "" if directory else store_of(base) or uuid.uuid4().hex
         own_text = text = spell(ours["entries"], ours["directory"], name)
         for _ in range(_TRIES):
             if text == noted.document and noted.version:
                 break
+            noted = self._intend(noted, text, own_text)
             try:
                 version = self._put(sidecar_of(directory), text.encode(), noted.version)
                 # What others changed is not local yet: the next listing, or the next write, has to look again.
                 noted = noted._replace(version=version if text == own_text else MERGED, document=own_text)
                 break
             except Conflict:
-                theirs, version = self._read(directory)
+                found, version = self._read(directory)
+                theirs = _parsed(found, sidecar_of(directory))
+                if (said := said_here(noted, found)) is not None:  # our own, without an answer
+                    base = _parsed(said, sidecar_of(directory))
                 if known and not directory and (not version or store_of(theirs) != store_of(base)):
                     log.warning("the store is not the one that was written: its sidecar is gone, or of another one")
                     self._doubt()
@@ -199,31 +204,53 @@ class Sidecars:
             raise Conflict(f"writing {key!r}", why="somebody else wrote it")
         return version_of(self._store.put(key, data))
 
-    def _read(self, directory: str) -> tuple[Document, str]:
+    def _intend(self, noted: DirectoryRow, text: str, own_text: str) -> DirectoryRow:
+        """Note what is about to be written: after a write without an answer it is known for our own."""
+        sent = json.loads(noted.sent or "{}") | {_digest(text): "" if text == own_text else own_text}
+        noted = noted._replace(sent=json.dumps(sent))
+        # A crash of the machine may lose this: then what removed names had is taken for somebody else's.
+        self._journal.change(lambda database: changes.intend_sidecar(database, noted.path, noted.sent), durable=False)
+        return noted
+
+    def _read(self, directory: str) -> tuple[str, str]:
+        """Return a sidecar's text and its version; both are empty if there is none."""
         key = sidecar_of(directory)
         facts = self._store.head(key)
-        if facts is None:
-            return EMPTY, ""
         try:
-            return parse(self._store.get(key)), version_of(facts)
+            return (self._store.get(key).decode(errors="replace"), version_of(facts)) if facts else ("", "")
         except NotFound:
-            return EMPTY, ""
-        except InvalidParameter as err:
-            log.error("the sidecar %s is replaced: %s", key, err)
-            return EMPTY, version_of(facts)
+            return "", ""
 
     def _remove(self, noted: DirectoryRow) -> None:
         """Remove the sidecar of a directory that is gone; not if somebody else uses that directory by now."""
-        if noted.version:
-            facts = self._store.head(sidecar_of(noted.path))
-            if facts is not None and version_of(facts) == noted.version:
-                self._store.delete(facts.key)
-                self._written.removed(facts.key)
+        key = sidecar_of(noted.path)
+        facts = self._store.head(key) if noted.version or noted.sent else None
+        if facts is not None and (version_of(facts) == noted.version or self._is_own(noted, key)):
+            self._store.delete(key)
+            self._written.removed(key)
         self._journal.change(lambda database: changes.drop_sidecar(database, noted))
 
+    def _is_own(self, noted: DirectoryRow, key: str) -> bool:
+        """Whether a sidecar is as this host wrote it without an answer, and nobody else wrote it since."""
+        if not noted.sent:
+            return False
+        text = self._store.get(key).decode(errors="replace")
+        return said_here(noted, text) == text
 
-def _document_of(noted: DirectoryRow) -> Document:
+
+def said_here(noted: DirectoryRow, text: str) -> str | None:
+    """Return what a sidecar said of this host's files if this host wrote it and had no answer; None if it did not."""
+    said = json.loads(noted.sent or "{}").get(_digest(text))
+    return None if said is None else said or text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+
+
+def _parsed(text: str, key: str) -> Document:
     try:
-        return parse(noted.document) if noted.document else EMPTY
-    except InvalidParameter:
+        return parse(text) if text else EMPTY
+    except InvalidParameter as err:
+        log.error("the sidecar %s counts as empty: %s", key, err)
         return EMPTY

@@ -89,6 +89,7 @@ def test_a_journal_of_an_older_engine_is_taken_over(tmp_path, store):
     with sqlite3.connect(place.resource.journal) as database:
         database.execute("ALTER TABLE files DROP COLUMN handle")
         database.execute("ALTER TABLE removals DROP COLUMN handle")
+        database.execute("ALTER TABLE directories DROP COLUMN sent")
         database.execute("ALTER TABLE removals DROP COLUMN hydrated")
         database.execute("PRAGMA user_version = 1")
     with place.reopened() as again:

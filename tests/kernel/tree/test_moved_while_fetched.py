@@ -247,6 +247,7 @@ def test_a_journal_without_handles_gets_them(tmp_path: Path, store: Store, monke
     with sqlite3.connect(place.resource.journal) as database:
         database.execute("ALTER TABLE files DROP COLUMN handle")
         database.execute("ALTER TABLE removals DROP COLUMN handle")
+        database.execute("ALTER TABLE directories DROP COLUMN sent")
         database.execute("PRAGMA user_version = 2")
     hopper = Hopper(place.path, ["a", "b"])
     with place.reopened() as again:
