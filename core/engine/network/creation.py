@@ -19,6 +19,7 @@ from engine.network.addresses import GROUP as IPAM
 from engine.network.addresses import derived_mac, ipam_options
 from engine.network.model import NetworkRecord, now
 from engine.network.planner import GROUP, Planner
+from engine.network.unusable import check_hosts_own, check_reserved, overlap
 from engine.plugins import Plugins
 from engine.spec.errors import Conflict, DriverFault, EngineError, Forbidden, InvalidParameter, Unsupported
 from engine.spec.ipam import IpamDriver, Pool, PoolRequest
@@ -215,7 +216,7 @@ class Creation:
         Another engine on this host, or a VPN, may have taken them since the network was created.
         """
         routed = hostnet.routed_prefixes()
-        if not record.chosen_pools or not any(_overlap(p.subnet, r) for p in record.pools for r in routed):
+        if not record.chosen_pools or not any(overlap(p.subnet, r) for p in record.pools for r in routed):
             return record
         log.info("the host has routes to the pools of network %s: it gets others", record.name)
         pools = self._pools((), {family_of(p.subnet) for p in record.pools}, record, caps)
@@ -242,7 +243,11 @@ class Creation:
         pools: list[Pool] = []
         routed = hostnet.routed_prefixes() if any(a.subnet is None for a in asked) else ()
         for pool_request in asked:
+            if pool_request.subnet:
+                check_reserved(pool_request.subnet)
             self._check_overlap(pool_request.subnet, record.name, pools, caps)
+            if pool_request.subnet and host_gateway:
+                check_hosts_own(pool_request.subnet, self._planner.own_links())
             rivals = self._rivals(caps) if pool_request.subnet else self._networks()
             others = [p.subnet for n in rivals if n.id != record.id for p in n.pools] + [p.subnet for p in pools]
             avoid = (*others, *(routed if pool_request.subnet is None else ()))
@@ -269,7 +274,7 @@ class Creation:
             return
         taken = [(n.name, p.subnet) for n in self._rivals(caps) if n.name != name for p in n.pools]
         for other, prefix in (*taken, *((name, p.subnet) for p in pools)):
-            if _overlap(subnet, prefix):
+            if overlap(subnet, prefix):
                 raise Conflict(
                     f"the subnet {subnet} overlaps {prefix} of network {other}",
                     hint="Choose another subnet",
@@ -288,6 +293,7 @@ class Creation:
             fault = f"it chose the gateway {pool.gateway}"
         if fault:
             raise DriverFault("the IPAM driver did not do what it was asked", why=fault, driver=record.ipam_driver)
+        check_reserved(pool.subnet)
         self._check_overlap(pool.subnet, record.name, pools, caps)
         return Pool.model_validate(pool.model_dump())
 
@@ -354,8 +360,3 @@ def _check_masked(prefix: str, what: str) -> None:
 
 def _normal(address: str) -> str:
     return str(ip_network(address).network_address)
-
-
-def _overlap(one: str, other: str) -> bool:
-    a, b = ip_network(one), ip_network(other)
-    return a.version == b.version and a.overlaps(b)

@@ -62,6 +62,12 @@ def _ipv6_routes() -> Iterator[tuple[str, str, int, int]]:
         yield fields[9], prefix, int(fields[5], 16), int(fields[8], 16)
 
 
+def addresses() -> list[tuple[str, str]]:
+    """Return the global addresses with prefix lengths of all links but loopback, each with its link's name."""
+    names = {index: name for index, name in socket.if_nameindex() if name != "lo"}
+    return [(names[index], address) for index, address in observation.global_addresses() if index in names]
+
+
 def routed_prefixes() -> tuple[str, ...]:
     """Return the prefixes that the host reaches by a route other than a default one: no network should hide them."""
     found = set()

@@ -35,7 +35,7 @@ class Planner:
     ) -> None:
         """`own_links` returns the host links that the engine made: no parents; `vlans`, which it made to be parents."""
         self._plugins = plugins
-        self._own_links = own_links
+        self.own_links = own_links
         self._vlans = vlans
         self.cluster: Cluster | None = None
         """The hosts that networks of scope global span."""
@@ -95,7 +95,7 @@ class Planner:
         fields += own_link_fields(model) if record.adopted else ()
         if not fields:
             return {}
-        own, vlans, facts = self._own_links(), self._vlans(), {}
+        own, vlans, facts = self.own_links(), self._vlans(), {}
         for name in fields:
             former = record.links.get(name) if how != "select" else None
             try:

@@ -216,19 +216,25 @@ class View:
         return max((m.redirection_target(body) for body in self.socket.dump(m.RTM_GETTFILTER, asked)), default=0)
 
 
-def addresses_of(name: str) -> tuple[str, ...]:
-    """Return the global addresses, with their prefix lengths, of a link in the calling thread's namespace.
+def global_addresses() -> list[tuple[int, str]]:
+    """Return the global addresses in the calling thread's namespace, as (index of the link, address with its length).
 
     Without those that are for a while only (RFC 8981) or not usable yet.
     """
     found = []
     with NetlinkSocket() as sock:
-        index = sock.index(name)
-        for body in sock.dump(m.RTM_GETADDR, bytes(8)) if index else ():
+        for body in sock.dump(m.RTM_GETADDR, bytes(8)):
             _, length, flags, scope, holder = struct.unpack_from("=BBBBI", body)
             parts = attributes(body, 8)
             packed = parts.get(m.IFA_LOCAL) or parts.get(m.IFA_ADDRESS)
             passing = len(packed or b"") == 16 and flags & (IFA_F_TEMPORARY | IFA_F_TENTATIVE | IFA_F_DEPRECATED)
-            if holder == index and packed and scope == RT_SCOPE_UNIVERSE and not passing:
-                found.append(f"{unpack(packed)}/{length}")
-    return tuple(found)
+            if packed and scope == RT_SCOPE_UNIVERSE and not passing:
+                found.append((holder, f"{unpack(packed)}/{length}"))
+    return found
+
+
+def addresses_of(name: str) -> tuple[str, ...]:
+    """Return those of one link; see `global_addresses`."""
+    with NetlinkSocket() as sock:
+        index = sock.index(name)
+    return tuple(address for holder, address in global_addresses() if holder == index) if index else ()

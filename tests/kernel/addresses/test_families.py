@@ -115,3 +115,20 @@ def test_an_address_that_a_container_must_have_is_kept_for_it(host, monkeypatch)
     assert c.address(4) == "10.80.0.2"
     for endpoint in (a, b, c):
         host.end(endpoint)
+
+
+@pytest.mark.parametrize("subnet", ["192.0.2.0/24", "192.0.2.0/30", "192.0.0.0/16", "2001:db8:2::/64"])
+def test_the_hosts_own_wire_is_no_subnet_of_a_bridge(host, lan, subnet):
+    with pytest.raises(Conflict, match=r"is the host's own: p0 has the address (192\.0\.2\.|2001:db8:2::)2/"):
+        host.networks.create("bad", ipam=[{"Subnet": subnet}])
+    host.networks.create("wire", "macvlan", options={"parent": "p0"}, ipam=[{"Subnet": subnet}])
+
+
+def test_a_network_that_is_in_use_is_not_taken_for_the_hosts_own_wire(host):
+    host.networks.create("one", ipam=[{"Subnet": "10.81.0.0/24"}])
+    a = host.container("a", "one")
+    with pytest.raises(Conflict, match="overlaps 10.81.0.0/24 of network one"):
+        host.networks.create("two", ipam=[{"Subnet": "10.81.0.0/24"}])
+    host.end(a)
+    host.networks.remove("one")
+    host.networks.create("two", ipam=[{"Subnet": "10.81.0.0/24"}])
