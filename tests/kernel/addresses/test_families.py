@@ -127,7 +127,7 @@ def test_the_hosts_own_wire_is_no_subnet_of_a_bridge(host, lan, subnet):
 def test_a_network_that_is_in_use_is_not_taken_for_the_hosts_own_wire(host):
     host.networks.create("one", ipam=[{"Subnet": "10.81.0.0/24"}])
     a = host.container("a", "one")
-    with pytest.raises(Conflict, match="overlaps 10.81.0.0/24 of network one"):
+    with pytest.raises(Conflict, match=r"overlaps 10\.81\.0\.0/24 of network one"):
         host.networks.create("two", ipam=[{"Subnet": "10.81.0.0/24"}])
     host.end(a)
     host.networks.remove("one")
