@@ -148,7 +148,7 @@ class FakeNetworks:
     def create(
         self, name: str, driver: str, *, options: Mapping[str, str] | None, ipam: Sequence[Mapping[str, Any]],
         ipam_driver: str, ipam_options: Mapping[str, str] | None, labels: Mapping[str, str] | None, internal: bool,
-        ipv4: bool, ipv6: bool, attachable: bool,
+        ipv4: bool, ipv6: bool, attachable: bool, scope: str,
     ) -> NetworkRecord:  # fmt: skip
         if name in self.networks:
             raise Conflict(f"network with name {name} already exists")
@@ -164,7 +164,7 @@ class FakeNetworks:
         if driver not in self.networks:
             self.create(
                 driver, driver, options=options, ipam=(), ipam_driver="", ipam_options=None, labels=None,
-                internal=False, ipv4=True, ipv6=False, attachable=False,
+                internal=False, ipv4=True, ipv6=False, attachable=False, scope="",
             )  # fmt: skip
         return self.networks[driver]
 

@@ -68,6 +68,7 @@ def _create(managers: Services, body: JsonObject) -> NetworkRecord:
         ipv4=body.get("EnableIPv4") is not False,
         ipv6=bool(body.get("EnableIPv6")),
         attachable=bool(body.get("Attachable")),
+        scope=_text(body, "Scope"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from engine.container.creation import check_endpoint
 from engine.container.environment import Environment, endpoint_settings
 from engine.container.ports import requested_ports
 from engine.container.record import Container, Endpoint
@@ -23,7 +24,7 @@ class Connections:
         self._networks = networks
 
     def connect(self, network: str, container: Container, endpoint: Endpoint) -> None:
-        """Attach a container to a network: at once, or when it starts. Raises Conflict, Forbidden."""
+        """Attach a container to a network: at once, or when it starts. Raises Conflict, Forbidden, InvalidParameter."""
         record = self._networks.get(network)
         endpoint = Endpoint(network=record.id, settings=endpoint.settings)
         with self._store.lock(container):
@@ -32,6 +33,7 @@ class Connections:
                     f"container {container.name} cannot be connected to network {record.name}",
                     why="one of them shares the network of the host or of another container",
                 )
+            check_endpoint(endpoint, record)
             if any(e.network == record.id for e in container.endpoints):
                 raise Conflict(f"container {container.name} is already connected to network {record.name}")
             former, joined = container.endpoints, [*container.endpoints, endpoint]

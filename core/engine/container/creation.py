@@ -101,14 +101,15 @@ class Creation:
         warnings = _check(config, host)
         if host.runtime not in ("", self._runtime):
             raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}", hint=f"Known: {self._runtime}")
-        self._choose_networks(container, request)
+        warnings += self._choose_networks(container, request)
         _choose_hostname(container)
         container.mounts = self._mounts.resolve(config, host, id)
         return container, warnings
 
     # Networks
 
-    def _choose_networks(self, container: Container, request: CreateRequest) -> None:
+    def _choose_networks(self, container: Container, request: CreateRequest) -> list[str]:
+        """Write down which networks a container joins, and return warnings."""
         host = container.host_config
         mode = host.network_mode or "default"
         wishes = request.networking_config.endpoints_config
@@ -119,14 +120,15 @@ class Creation:
             if host.port_bindings or host.publish_all_ports:
                 raise Conflict("conflicting options: port publishing and the container type network mode")
             container.sandbox, container.joined = "container", other.id
-            return
+            return []
         record = self._primary(host, mode)
         if (mode in ("default", "") and not host.net_driver) or host.net_driver:
             host.network_mode = record.name
         if self._networks.caps(record).sandbox == "host":
             self._refuse_for_host(container, request, record)
             container.sandbox = "host"
-            return
+            discarded = "Published ports are discarded when using host network mode"  # docker's words
+            return [discarded] if host.port_bindings or host.publish_all_ports else []
         settings = {
             self._networks.get(ref).id: wish for ref, wish in wishes.items() if ref != mode or mode != "default"
         }
@@ -137,8 +139,9 @@ class Creation:
         container.endpoints = [Endpoint(network=record.id, settings=first)]
         container.endpoints += [Endpoint(network=id, settings=wish) for id, wish in settings.items()]
         for endpoint in container.endpoints:
-            _check_endpoint(endpoint)
+            check_endpoint(endpoint, self._networks.get(endpoint.network))
         self._networks.check_ports([e.network for e in container.endpoints], requested_ports(container.config, host))
+        return []
 
     def _primary(self, host: HostConfig, mode: str) -> NetworkRecord:
         if host.net_driver:
@@ -161,8 +164,15 @@ class Creation:
             raise Conflict(f"container cannot be connected to the network {record.name} and others")
 
 
-def _check_endpoint(endpoint: Endpoint) -> None:
+def check_endpoint(endpoint: Endpoint, network: NetworkRecord) -> None:
+    """Raise InvalidParameter for settings of an endpoint that are malformed or mean nothing on its network."""
     settings = endpoint.settings
+    if settings.aliases and network.predefined:
+        raise InvalidParameter(
+            "network-scoped aliases are only supported for user-defined networks",
+            why=f"containers on network {network.name} have no names",
+            hint="engine network create NAME, and --network NAME",
+        )
     if settings.mac_address:
         settings.mac_address = check_mac(settings.mac_address)
     for family, address in ((4, settings.ipam_config.ipv4_address), (6, settings.ipam_config.ipv6_address)):

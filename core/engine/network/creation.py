@@ -61,6 +61,8 @@ class NetworkRequest:
     ipv4: bool = True
     ipv6: bool = False
     attachable: bool = False
+    scope: str = ""
+    """`local` or `global`, if it must be that; which one it is, the driver says."""
     predefined: bool = False
     default_for: str = ""
 
@@ -153,6 +155,12 @@ class Creation:
         if not caps.addresses and (request.ipam or request.ipv6):
             raise Unsupported(
                 "the network cannot have subnets", why="this driver has no addresses", driver=request.driver
+            )
+        if request.scope not in ("", caps.scope):
+            raise InvalidParameter(
+                f"the network cannot have the scope {request.scope!r}",
+                why=f"networks of this driver are {caps.scope}",
+                driver=request.driver,
             )
         existing = [n for n in self._networks() if n.driver == request.driver]
         if caps.max_networks is not None and len(existing) >= caps.max_networks:

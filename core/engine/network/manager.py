@@ -124,6 +124,7 @@ class NetworkManager:
         ipv4: bool = True,
         ipv6: bool = False,
         attachable: bool = False,
+        scope: str = "",
     ) -> NetworkRecord:
         """Create a network. Nothing is made on the host until a container joins.
 
@@ -141,6 +142,7 @@ class NetworkManager:
             internal=internal,
             ipv4=ipv4,
             ipv6=ipv6,
+            scope=scope,
             attachable=attachable,
         )
         return self._create(request)

@@ -20,6 +20,9 @@ REFUSED = [
     (["network", "connect", "tiny", "first"], "container first is already connected to network tiny"),
     (["network", "disconnect", "bridge", "first"], "container first is not connected to network bridge"),
     ([*RUN, "--network", "pass2", *TRUE], "passthru"),
+    ([*RUN, "--network-alias", "db", *TRUE], "aliases are only supported for user-defined networks"),
+    (["network", "connect", "--alias", "db", "bridge", "first"], "only supported for user-defined networks"),
+    (["network", "create", "--scope", "global", "wide"], "the network cannot have the scope 'global'"),
 ]
 LOOKUP = ["nslookup", "first.", "127.0.0.11"]
 
@@ -58,3 +61,8 @@ def test_bad_input(wired: EngineHost) -> None:
     host.engine("network", "connect", "tiny", "first")
     assert "10.90.0.2" in host.engine("exec", "first", *LOOKUP).stdout
     assert host.engine("doctor").returncode == 0
+
+
+def test_ports_on_the_hosts_network_are_discarded_with_a_warning(clean: EngineHost) -> None:
+    done = clean.engine("run", "--rm", "--network", "host", "-p", "8300:80", *TRUE)
+    assert "Published ports are discarded when using host network mode" in done.stderr

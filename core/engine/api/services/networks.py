@@ -51,6 +51,7 @@ class NetworkManager(Protocol):
         ipv4: bool,
         ipv6: bool,
         attachable: bool,
+        scope: str,
     ) -> NetworkRecord: ...
     def default_network(  # noqa: D102
         self, driver: str, options: Mapping[str, str] | None = None
