@@ -41,12 +41,13 @@ class Sample:
 
     layers: tuple[bytes, ...]
     run: Mapping[str, Any] = field(default_factory=dict)
+    created: str = "2024-01-02T03:04:05Z"
 
     @property
     def config(self) -> bytes:
         return json.dumps(
             {
-                "created": "2024-01-02T03:04:05Z",
+                "created": self.created,
                 "architecture": _architecture(),
                 "os": "linux",
                 "config": dict(self.run),

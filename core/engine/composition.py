@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from engine import lockfile
+from engine.alone import alone
 from engine.api.services import Instance, Services
 from engine.api.services.data import JsonObject
 from engine.clustering import Clustering
@@ -47,6 +48,8 @@ from engine.volume.jobs.manager import JobManager
 from engine.volume.jobs.operations import VolumeWork
 from engine.volume.manager import VolumeManager
 
+_REMOVAL = {"container": "rm", "network": "network rm", "volume": "volume rm"}
+"""By kind of a row: the command that removes one, also one that cannot be read."""
 HOST_IMAGE = "image:host"
 """Owner of what the built-in image needs, to the reconciler."""
 
@@ -95,6 +98,8 @@ class Engine:
             self.state, self.volumes, self.plugins, self.secrets, self.containers, data / "jobs", self._secrets
         )
         self._watch: Watch | None = None
+        self._faults: dict[str, str] = {}
+        """What could not be taken up at the start, with a sentence why."""
 
     def _build_hosts_side(self) -> None:
         """Build what changes the host, and the secrets that this needs."""
@@ -137,7 +142,7 @@ class Engine:
         )
         self.clustering = Clustering(self.state, self.networks.spanning, data / "cluster", self.options.cluster)
         self.clustering.open()
-        self.doctor.notes += [self.clustering.faults, self._losses]
+        self.doctor.notes += [self.clustering.faults, self._losses, self._odd]
         self.volumes = VolumeManager(
             self.state,
             self.plugins,
@@ -177,7 +182,8 @@ class Engine:
         living = self.containers.restore(complete=not lost)
         for id in living:
             container = self._store.get(id)
-            self.mounts.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
+            with alone(f"container {container.name}", self._faults):
+                self.mounts.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
         self.networks.restore(living)
         working = self.jobs.users()
         self.volumes.restore([*living, *working], [*(c.id for c in self._store.all()), *working])
@@ -195,6 +201,16 @@ class Engine:
         found = [note_json("database", text) for text in (self.state.loss, self.images.loss) if text]
         strangers = [p for p in self.environment.strangers() if self.state.loss or (p / COPY).exists()]
         return [*found, *(note_json("directory", f"{path} is of no container that is known") for path in strangers)]
+
+    def _odd(self) -> list[JsonObject]:
+        """Return what the doctor says of rows that cannot be read, and of owners that could not be taken up."""
+        rows = [
+            f"{row}. It can be removed: engine {_REMOVAL[row.kind]} {row.name or row.id}"
+            for row in self.state.unreadable()
+            if row.kind in _REMOVAL
+        ]
+        found = [*(note_json("record", text) for text in rows)]
+        return found + [note_json("start", text) for text in (*self._faults.values(), *self.networks.faults())]
 
     def _host_changed(self, lost: Collection[str]) -> bool:
         """Somebody else changed the host's network: repair what is ours, and follow what is not.

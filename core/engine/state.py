@@ -8,16 +8,20 @@ each field.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+from engine.alone import UNREADABLE, reason
 from engine.database import DatabaseFile
 from engine.spec.errors import ApplyFailed, Conflict
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
@@ -30,6 +34,20 @@ CREATE TABLE IF NOT EXISTS claims (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS claims_owner ON claims (owner);
 """
+
+
+class Unreadable(NamedTuple):
+    """A row whose document is not what it should be."""
+
+    kind: str
+    id: str
+    name: str
+    why: str
+    doc: dict[str, Any]
+    """What of it is JSON."""
+
+    def __str__(self) -> str:
+        return f"the record of {self.kind} {self.name or self.id} cannot be read: {self.why}"
 
 
 class State:
@@ -46,6 +64,7 @@ class State:
         """
         self._lock = threading.RLock()
         self._depth = 0
+        self._unreadable: dict[tuple[str, str], Unreadable] = {}
         self._file = DatabaseFile(path, _SCHEMA, SCHEMA_VERSION)
         self._db = self._file.open(data_there=data_there, seeded="objects")
 
@@ -109,15 +128,49 @@ class State:
         return self._one("SELECT doc FROM objects WHERE kind = ? AND name = ?", (kind, name))
 
     def all(self, kind: str) -> list[dict[str, Any]]:
-        """Return the documents of all objects of a kind."""
+        """Return the documents of all objects of a kind that can be read."""
+        return self.read(kind, dict)
+
+    def read(self, kind: str, parse: Callable[[Any], T]) -> list[T]:
+        """Return all objects of a kind, made of their documents by `parse`, which raises one of `UNREADABLE`.
+
+        What cannot be read is left out, and found in `unreadable` then: one bad row must not hide the others.
+        """
         with self._lock:
-            rows = self._db.execute("SELECT doc FROM objects WHERE kind = ? ORDER BY id", (kind,)).fetchall()
-        return [json.loads(row[0]) for row in rows]
+            rows = self._db.execute("SELECT id, name, doc FROM objects WHERE kind = ? ORDER BY id", (kind,)).fetchall()
+        found: list[T] = []
+        for id, name, text in rows:
+            doc: Any = None
+            try:
+                doc = json.loads(text)
+                found.append(parse(doc))
+                self._unreadable.pop((kind, id), None)
+            except UNREADABLE as err:
+                row = Unreadable(kind, id, name or "", reason(err), doc if isinstance(doc, dict) else {})
+                if self._unreadable.get((kind, id)) != row:
+                    log.error("%s", row)
+                self._unreadable[kind, id] = row
+        return found
+
+    def unreadable(self, kind: str = "") -> list[Unreadable]:
+        """Return the rows, of a kind or of all, that `read` could not read."""
+        return [row for row in list(self._unreadable.values()) if kind in ("", row.kind)]
+
+    def drop_unreadable(self, kind: str, ref: str) -> bool:
+        """Remove a row that cannot be read, by id or name, with what it had claimed; False if there is none."""
+        for row in self.unreadable(kind):
+            if ref in (row.id, row.name):
+                with self.transaction():
+                    self.delete(kind, row.id)
+                    self.release(row.id)
+                return True
+        return False
 
     def delete(self, kind: str, id: str) -> None:
         """Remove an object; one that is gone already is no error."""
         with self.transaction():
             self._db.execute("DELETE FROM objects WHERE kind = ? AND id = ?", (kind, id))
+        self._unreadable.pop((kind, id), None)
 
     def _one(self, query: str, arguments: tuple[str, ...]) -> dict[str, Any] | None:
         with self._lock:

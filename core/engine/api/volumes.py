@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from engine.alone import alone
 from engine.api import versions
 from engine.api.requests import call, filters, flag, json_body, number, reply, services, strings
 from engine.api.secrets import decoded
@@ -35,8 +36,9 @@ def with_usage(managers: Services) -> list[JsonObject]:
     """Return all volumes, with their size and number of users."""
     found = []
     for record in managers.volumes.list():
-        size, users = managers.volumes.usage(record.name)
-        found.append({**managers.volumes.describe(record), "UsageData": {"Size": size, "RefCount": users}})
+        with alone(f"volume {record.name}"):
+            size, users = managers.volumes.usage(record.name)
+            found.append({**managers.volumes.describe(record), "UsageData": {"Size": size, "RefCount": users}})
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.container.config import Config, HostConfig
+from engine.container.ports import parse_port
 from engine.container.record import Container
 from engine.runtime.model import HOST, PRIVATE, ContainerSpec, Device, Mount, ProcessSpec, Resources, Ulimit
 from engine.spec.errors import InvalidParameter
@@ -45,30 +46,49 @@ class Security:
         return cls(seccomp, no_new, unmask)
 
 
-def merge_image(config: Config, image: Mapping[str, Any]) -> Config:
-    """Return a configuration completed by the image's: what a person gave wins.
+def merge_image(config: Config, given: Mapping[str, Any]) -> Config:
+    """Return a configuration completed by that of the image `given`: what a person gave wins.
 
     A given entrypoint drops the image's command, as Docker has it. Raises InvalidParameter when there is nothing to
-    run.
+    run, or the image's configuration is not of the types that it must have: what is stored must be readable.
     """
+    image = _checked(given)
     merged = config.model_copy(deep=True)
     if not merged.entrypoint and merged.entrypoint != [""]:
-        merged.entrypoint = image.get("Entrypoint") or None
+        merged.entrypoint = image.entrypoint or None
         if merged.cmd is None:
-            merged.cmd = image.get("Cmd") or None
+            merged.cmd = image.cmd or None
     if merged.entrypoint == [""]:
         merged.entrypoint = None
-    given = {e.partition("=")[0] for e in merged.env}
-    merged.env = [e for e in image.get("Env") or [] if e.partition("=")[0] not in given] + merged.env
-    merged.user = merged.user or image.get("User") or ""
-    merged.working_dir = merged.working_dir or image.get("WorkingDir") or ""
-    merged.stop_signal = merged.stop_signal or image.get("StopSignal") or ""
-    merged.labels = {**(image.get("Labels") or {}), **merged.labels}
-    merged.exposed_ports = {**(image.get("ExposedPorts") or {}), **merged.exposed_ports}
-    merged.volumes = {**(image.get("Volumes") or {}), **merged.volumes}
+    variables = {e.partition("=")[0] for e in merged.env}
+    merged.env = [e for e in image.env if e.partition("=")[0] not in variables] + merged.env
+    merged.user = merged.user or image.user
+    merged.working_dir = merged.working_dir or image.working_dir
+    merged.stop_signal = merged.stop_signal or image.stop_signal
+    merged.labels = image.labels | merged.labels
+    for port in merged.exposed_ports:
+        parse_port(port)
+    merged.exposed_ports = {p: v for p, v in image.exposed_ports.items() if _is_port(p)} | merged.exposed_ports
+    merged.volumes = image.volumes | merged.volumes
     if not (merged.entrypoint or merged.cmd):
         raise InvalidParameter("no command specified", hint="The image has none: say what to run after its name.")
     return merged
+
+
+def _checked(image: Mapping[str, Any]) -> Config:
+    try:
+        return Config.parse(image)
+    except InvalidParameter as err:
+        raise InvalidParameter("the image's configuration is invalid", why=err.why) from err
+
+
+def _is_port(name: str) -> bool:
+    """Tell whether what an image exposes is a port; one that is none is as if it were not there."""
+    try:
+        parse_port(name)
+    except InvalidParameter:
+        return False
+    return True
 
 
 def command(config: Config) -> list[str]:

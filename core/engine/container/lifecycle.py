@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import ExitStack
 
+from engine.alone import alone
 from engine.container.attachments import Attachments
 from engine.container.environment import Environment
 from engine.container.monitor import ExitMonitor
@@ -65,6 +66,12 @@ class Lifecycle:
                 raise Conflict("cannot start a paused container, try unpause instead")
             if state.running:
                 return False
+            if fault := self._store.fault(container):
+                raise Conflict(
+                    f"container {container.name} cannot be started: its record cannot be read",
+                    why=fault,
+                    hint=f"It can be removed: engine rm {container.name}.",
+                )
             if state.status in ("removing", "dead") or not self._store.exists(container):
                 raise Conflict(f"container {container.short_id} is marked for removal and cannot be started")
             self._restarts.cancel(container.id)
@@ -242,18 +249,22 @@ class Lifecycle:
     def resume(self, living: list[str]) -> None:
         """After the managers were restored: watch the living, handle ends that nobody saw, start what restarts."""
         for container in self._store.all():
-            if container.id in living:
-                self._watch(container)
-                continue
-            was_running, state = container.state.running, container.state
-            if was_running:
-                self.ended(container, state.started_at)
-            if not self._store.exists(container):
-                continue
-            if state.status == "removing":
-                self._remove(container)
-            elif state.status == "restarting" or (not was_running and self._restarts.at_boot(container)):
-                threading.Thread(target=self._start_again, args=(container,), name="restart", daemon=True).start()
+            with alone(f"container {container.name}"):
+                if container.id in living:
+                    self._watch(container)
+                else:
+                    self._resume_ended(container)
+
+    def _resume_ended(self, container: Container) -> None:
+        was_running, state = container.state.running, container.state
+        if was_running:
+            self.ended(container, state.started_at)
+        if not self._store.exists(container):
+            return
+        if state.status == "removing":
+            self._remove(container)
+        elif state.status == "restarting" or (not was_running and self._restarts.at_boot(container)):
+            threading.Thread(target=self._start_again, args=(container,), name="restart", daemon=True).start()
 
     def start_waiting(self, ids: Collection[str]) -> list[str]:
         """Start, of these, the containers whose restart policy wants them to run and whose last start failed.

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 
+from engine.alone import alone
 from engine.container.attachments import Attachment
 from engine.container.config import CreateRequest
 from engine.container.connections import Connections
@@ -401,9 +402,11 @@ class ContainerManager:
         self._environment.sweep(living, keep_strangers=not complete)
         if not complete:
             for container in self._store.all():
-                self._connections.find_again(container)
+                with alone(f"container {container.name}"):
+                    self._connections.find_again(container)
         for id in living:
-            self._connections.finish(self._store.get(id))
+            with alone(f"container {id}"):
+                self._connections.finish(self._store.get(id))
         self._lifecycle.resume(living)
 
     def start_waiting(self, ids: Collection[str]) -> builtins.list[str]:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from engine.alone import alone
 from engine.container import layer
 from engine.container.config import EndpointConfig
 from engine.container.environment import Environment
 from engine.container.filters import ContainerFilter
 from engine.container.record import Container
 from engine.container.store import ContainerStore
-from engine.container.views import JsonObject, inspection, mount_json, network_settings, summary
+from engine.container.views import JsonObject, bare_summary, inspection, mount_json, network_settings, summary
 from engine.filters import Filters
 from engine.image.manager import ImageManager
 from engine.network.manager import NetworkManager
@@ -58,7 +59,15 @@ class Presenter:
         )
         shows_ended = all or limit > 0 or passes.shows_ended
         chosen = [c for c in self._store.all() if (shows_ended or c.state.running) and passes(c)]
-        return [self._summary(c, size=size) for c in (chosen[:limit] if limit > 0 else chosen)]
+        return [self._row(c, size=size) for c in (chosen[:limit] if limit > 0 else chosen)]
+
+    def _row(self, container: Container, *, size: bool) -> JsonObject:
+        """Return a summary, or what can be said of a container that is too odd for one: it must not hide the others."""
+        fault, faults = self._store.fault(container), dict[str, str]()
+        with alone(f"container {container.name}", faults):
+            row = self._summary(container, size=size)
+            return row | {"Status": f"{row['Status']} (faulty: {fault})"} if fault else row
+        return bare_summary(container, *faults.values())
 
     def _summary(self, container: Container, *, size: bool) -> JsonObject:
         result = summary(

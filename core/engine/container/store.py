@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from engine.container.copies import Copies
 from engine.container.record import Container
+from engine.container.salvage import stand_in
 from engine.spec.errors import Conflict, NotFound
 from engine.state import State
 
@@ -24,7 +25,9 @@ class ContainerStore:
         self._copies = copies
         self._guard = threading.Lock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-        self._containers = {doc["id"]: Container.model_validate(doc) for doc in state.all(KIND)}
+        self._containers = {c.id: c for c in state.read(KIND, Container.model_validate)}
+        self._faulty = {row.id: row for row in state.unreadable(KIND)}
+        self._containers |= {id: stand_in(row) for id, row in self._faulty.items()}
         self._names = {c.name: c.id for c in self._containers.values()}
         self._take_back()
 
@@ -98,9 +101,18 @@ class ContainerStore:
             self._names[container.name] = container.id
 
     def save(self, container: Container) -> None:
-        """Write a container's present state to the database."""
-        self._state.put(KIND, container.id, container.doc(), name=container.name)
-        self._copies.keep(container)
+        """Write a container's present state to the database; of a faulty one, nothing but that."""
+        doc = container.doc()
+        if faulty := self._faulty.get(container.id):
+            doc = faulty.doc | {key: doc[key] for key in ("id", "name", "state")}
+        self._state.put(KIND, container.id, doc, name=container.name)
+        if not faulty:
+            self._copies.keep(container)
+
+    def fault(self, container: Container) -> str:
+        """Return why a container's record could not be read, or an empty text."""
+        row = self._faulty.get(container.id)
+        return row.why if row else ""
 
     def rename(self, container: Container, name: str) -> None:
         """Give a container another name. Raises Conflict when it is taken."""
@@ -120,6 +132,7 @@ class ContainerStore:
         """Forget a container."""
         self._state.delete(KIND, container.id)
         with self._guard:
+            self._faulty.pop(container.id, None)
             self._containers.pop(container.id, None)
             self._names.pop(container.name, None)
             self._locks.pop(container.id, None)

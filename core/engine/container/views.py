@@ -178,6 +178,25 @@ def summary(
     }
 
 
+def bare_summary(container: Container, fault: str) -> JsonObject:
+    """Return an element of GET /containers/json of which only the name and the state are certain."""
+    return {
+        "Id": container.id,
+        "Names": [f"/{container.name}"],
+        "Image": container.image_ref,
+        "ImageID": container.image_id,
+        "Command": "",
+        "Created": 0,
+        "Ports": [],
+        "Labels": {},
+        "State": container.state.status,
+        "Status": f"Faulty: {fault}",
+        "HostConfig": {"NetworkMode": container.host_config.network_mode},
+        "NetworkSettings": {"Networks": {}},
+        "Mounts": [],
+    }
+
+
 def port_list(ports: Mapping[str, Any]) -> list[JsonObject]:
     """Return the Ports of a summary from those of an inspection (`{"80/tcp": [{"HostIp", "HostPort"}] | None}`)."""
     result: list[JsonObject] = []

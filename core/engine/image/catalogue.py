@@ -8,7 +8,9 @@ import json
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
+from engine.alone import alone
 from engine.image.host import BUILTIN_HOST
 from engine.image.metadata import Database, ImageRow
 from engine.image.model import Image
@@ -81,13 +83,22 @@ class Catalogue:
         layers = self._db.layers_of(row.id)
         return Image(
             id=row.id,
-            config=json.loads(row.config),
+            config=self._config(row),
             layers=tuple(layer.diff_id for layer in layers),
             size=sum(layer.size for layer in layers),
             repo_tags=tuple(name.familiar for name in names if not name.digest),
             repo_digests=tuple(name.familiar for name in names if name.digest),
             last_tagged=row.last_tagged,
         )
+
+    def _config(self, row: ImageRow) -> dict[str, Any]:
+        """The configuration; empty, with a line in the log, if it cannot be read: the image is shown, to be removed."""
+        with alone(f"image {row.id}"):
+            config = json.loads(row.config)
+            if isinstance(config, dict):
+                return config
+            raise ValueError("its configuration is no JSON object")
+        return {}
 
     def names_of(self, id: str) -> list[Reference]:
         """All names of an image."""

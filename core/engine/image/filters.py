@@ -54,15 +54,8 @@ def _until(image: Image, value: str) -> bool:
 
 
 def _created(image: Image) -> float:
-    try:
-        return _seconds(image.created)
-    except ValueError:
-        return 0.0  # whoever made the image wrote something else there
-
-
-def _seconds(text: str) -> float:
-    """RFC 3339 to seconds since 1970; nanoseconds are cut to the microseconds that Python reads."""
-    found = datetime.fromisoformat(text)
+    """Seconds since 1970; nanoseconds are cut to the microseconds that Python reads."""
+    found = datetime.fromisoformat(image.created)
     return found.timestamp() if found.tzinfo else found.replace(tzinfo=UTC).timestamp()
 
 

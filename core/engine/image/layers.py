@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.alone import alone
 from engine.durable import sync_directory, sync_file_system
 from engine.image.compression import DECOMPRESSION_ERRORS, Readable, decompressed
 from engine.image.metadata import Database, Layer, no_room
@@ -209,7 +210,8 @@ class LayerStore:
                     _clear_away(path)
         for layer in known.values():
             if layer.boot not in ("", self._boot) or not self.directory(layer).is_dir():
-                self._restore(layer)
+                with alone(f"layer {layer.diff_id}"):
+                    self._restore(layer)
         if any(layer.boot for layer in self._db.layers()):
             self._sync_later()
 

@@ -24,7 +24,7 @@ from engine.image.host import BUILTIN_HOST, HostRoot
 from engine.image.layers import LayerStore
 from engine.image.manifest import Platform
 from engine.image.metadata import Database
-from engine.image.model import HistoryEntry, Image, ProgressSink, Removal
+from engine.image.model import HistoryEntry, Image, ProgressSink, Removal, time_text
 from engine.image.pull import Pull, Reporter
 from engine.image.reference import BUILTIN_REGISTRY, Reference, is_digest
 from engine.image.registry import Auth, Registries
@@ -140,7 +140,7 @@ class ImageManager:
             size = 0
             if not step.get("empty_layer") and position < len(sizes):
                 size, position = sizes[position], position + 1
-            created, by = str(step.get("created") or image.created), str(step.get("created_by") or "")
+            created, by = time_text(step.get("created") or image.created), str(step.get("created_by") or "")
             entries.append(HistoryEntry("<missing>", created, by, size, str(step.get("comment") or "")))
         entries.reverse()
         if entries:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
+
+NO_TIME = "0001-01-01T00:00:00Z"
+"""Docker's zero time."""
+
+
+def time_text(value: object) -> str:
+    """Return an RFC 3339 time that an image tells, docker's zero time if it is none."""
+    try:
+        datetime.fromisoformat(str(value)).timestamp()
+    except (ValueError, OverflowError):
+        return NO_TIME
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -34,13 +47,14 @@ class Image:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Labels of the image."""
-        return self.run.get("Labels") or {}
+        """Labels of the image; what is no label of a text is left out."""
+        found = self.run.get("Labels")
+        return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
     @property
     def created(self) -> str:
-        """RFC 3339 time of creation; docker's zero time when the image does not say."""
-        return str(self.config.get("created") or "0001-01-01T00:00:00Z")
+        """RFC 3339 time of creation; docker's zero time when the image does not say, or says no time."""
+        return time_text(self.config.get("created"))
 
     @property
     def os(self) -> str:

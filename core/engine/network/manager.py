@@ -225,6 +225,8 @@ class NetworkManager:
 
         The driver is not asked: a network whose driver is gone can be removed.
         """
+        if self._store.drop_unreadable(ref):
+            return
         record = self.get(ref)
         if record.predefined:
             raise Forbidden(f"network {record.name} is predefined and cannot be removed")
@@ -353,6 +355,10 @@ class NetworkManager:
                 self._default(driver, {}, predefined=True)
             except EngineError as err:
                 log.error("the predefined network %s cannot be made: %s", driver, err)
+
+    def faults(self) -> Sequence[str]:
+        """Return what could not be taken up after the start, each in a sentence."""
+        return list(self._restoring.faults.values())
 
     def settle(self) -> None:
         """Finish what an earlier daemon had begun with running containers, after the host was repaired."""

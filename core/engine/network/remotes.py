@@ -92,8 +92,10 @@ class Remotes:
             yield Remote(endpoint, peer)
 
     def _known(self) -> Iterator[tuple[ClusterEndpoint, str]]:
-        for doc in self._state.all(PEER):
-            yield ClusterEndpoint.model_validate(doc["endpoint"]), doc["host"]
+        """Yield what is written down; what cannot be read is dropped: the cluster tells of it again."""
+        yield from self._state.read(PEER, lambda doc: (ClusterEndpoint.model_validate(doc["endpoint"]), doc["host"]))
+        for row in self._state.unreadable(PEER):
+            self._state.drop_unreadable(PEER, row.id)
 
 
 def _owner(network: str, endpoint: str) -> str:

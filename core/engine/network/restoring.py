@@ -6,8 +6,10 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from engine.alone import UNREADABLE, alone, reason
 from engine.network.attaching import Attaching
 from engine.network.connecting import Connecting
+from engine.network.model import Attachment, NetworkRecord
 from engine.network.parts import Parts
 from engine.network.publishing import Publishing
 from engine.network.replanning import announce
@@ -41,6 +43,8 @@ class Restoring:
         self._publishing = publishing
         self._connecting = connecting
         self._sandboxes = sandboxes
+        self.faults: dict[str, str] = {}
+        """What could not be taken up, with a sentence why."""
 
     def restore(self, live_containers: Collection[str]) -> None:
         """Take up what an earlier daemon left: want the plans of running containers, forget those of others.
@@ -49,6 +53,7 @@ class Restoring:
         after all managers have restored, do the rest.
         """
         live = set(live_containers)
+        self._store.drop_unreadable_endpoints(live)
         for endpoint in self._store.endpoints():
             if endpoint.container.id not in live:
                 self._attaching.leasing.release(endpoint)
@@ -56,18 +61,22 @@ class Restoring:
         for record in self._store.networks():
             endpoints = self._store.endpoints_of(record.id)
             if endpoints:
-                self._reconciler.adopt(record.owner, Plan.from_json(record.plan))
+                with alone(f"network {record.name}", self.faults):
+                    self._reconciler.adopt(record.owner, Plan.from_json(record.plan))
             for endpoint in endpoints:
-                sandbox = Sandbox(Path(endpoint.sandbox))
-                self._reconciler.adopt(endpoint.owner, Plan.from_json(endpoint.plan), sandbox=sandbox)
-                self._attaching.ports.adopt(endpoint.ports, endpoint.id, endpoint.container.name)
-                self._attaching.leasing.track(endpoint, unsure=True)
-            for endpoint in (e for e in endpoints if e.arriving):
-                log.info("container %s was being connected to network %s", endpoint.container.name, record.name)
-                self._attaching.detach(endpoint, namespace_gone=False)
+                with alone(f"container {endpoint.container.name} on network {record.name}", self.faults):
+                    self._take_up(endpoint, record)
         self._spanning.restore()
         self._sandboxes.sweep(live)
         self._restore_names()
+
+    def _take_up(self, endpoint: Attachment, record: NetworkRecord) -> None:
+        self._reconciler.adopt(endpoint.owner, Plan.from_json(endpoint.plan), sandbox=Sandbox(Path(endpoint.sandbox)))
+        self._attaching.ports.adopt(endpoint.ports, endpoint.id, endpoint.container.name)
+        self._attaching.leasing.track(endpoint, unsure=True)
+        if endpoint.arriving:
+            log.info("container %s was being connected to network %s", endpoint.container.name, record.name)
+            self._attaching.detach(endpoint, namespace_gone=False)
 
     def _restore_names(self) -> None:
         """Serve all living containers again: what their resolv.conf says was settled when they started."""
@@ -85,15 +94,13 @@ class Restoring:
         replanning = self._attaching.replanning
         self.follow_links()  # a parent, or this host's address in its cluster, may have changed meanwhile
         for container in {e.container.id: e.container for e in self._store.endpoints()}.values():
-            try:
+            with alone(f"the networks of container {container.name}", self.faults):
                 endpoints = self._store.of_container(container.id)
                 for endpoint in (e for e in endpoints if e.unsettled):
                     replanning.settle(endpoint)
                 self._connecting.lead_out(container, Sandbox(Path(endpoints[0].sandbox)))
                 replanning.reroute(container.id)
                 self._publishing.follow(container.id)
-            except EngineError as err:
-                log.error("the networks of container %s are not as they should be: %s", container.name, err)
 
     def follow_links(self) -> bool:
         """Go over to other plans where links that networks are on (parents) have changed, for example their addresses.
@@ -105,8 +112,8 @@ class Restoring:
             if (record.links or record.scope == "global") and self._store.endpoints_of(record.id):
                 try:
                     self._attaching.replanning.follow_links(record.id)
-                except EngineError as err:
-                    log.warning("network %s does not follow its links: %s", record.name, err)
+                except (EngineError, *UNREADABLE) as err:
+                    log.warning("network %s does not follow its links: %s", record.name, reason(err))
                     well = False
         return well
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from engine.network.model import Attachment, NetworkRecord
 from engine.network.names import Names, NoNames
@@ -26,12 +26,12 @@ class NetworkStore:
         self._names = names or NoNames()
         self._guard = threading.Lock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-        self._networks = {d["id"]: NetworkRecord.model_validate(d) for d in state.all(NETWORK)}
+        self._networks = {n.id: n for n in state.read(NETWORK, NetworkRecord.model_validate)}
         self._endpoints: dict[str, Attachment] = {}
         self._by_network: defaultdict[str, dict[str, Attachment]] = defaultdict(dict)
         self._by_container: defaultdict[str, dict[str, Attachment]] = defaultdict(dict)
-        for doc in state.all(ENDPOINT):
-            self._index(Attachment.model_validate(doc))
+        for endpoint in state.read(ENDPOINT, Attachment.model_validate):
+            self._index(endpoint)
 
     def lock(self, network_id: str) -> threading.RLock:
         """Return the lock under which endpoints of a network come and go."""
@@ -83,6 +83,17 @@ class NetworkStore:
         with self._guard:
             self._networks.pop(record.id, None)
             self._locks.pop(record.id, None)
+
+    def drop_unreadable(self, ref: str) -> bool:
+        """Forget a network whose record cannot be read, by id or name; False if there is none."""
+        return self._state.drop_unreadable(NETWORK, ref)
+
+    def drop_unreadable_endpoints(self, live: Collection[str]) -> None:
+        """Forget endpoints whose record cannot be read, but for those of containers that live (by id)."""
+        for row in self._state.unreadable(ENDPOINT):
+            container = row.doc.get("container")
+            if not (isinstance(container, dict) and container.get("id") in live):
+                self._state.drop_unreadable(ENDPOINT, row.id)
 
     def check_unused(self, record: NetworkRecord) -> None:
         """Raise Conflict, which names the containers, if a network has endpoints."""

@@ -33,6 +33,8 @@ class Removal:
         are lost, and the log says so. Raises Conflict that names its users, or who keeps it busy, NotFound,
         ApplyFailed.
         """
+        if self._store.drop_unreadable(name):
+            return
         found = self._store.find(name)
         if found is None:
             if force:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from engine.alone import UNREADABLE, reason
 from engine.spec.errors import EngineError, Unavailable
 from engine.volume.mounting import Mounting, PlanReconciler
 from engine.volume.record import VolumeRecord
@@ -37,9 +38,9 @@ class Restart:
             except EngineError as err:
                 log.error("volume %s: %s", record.name, err)
                 problems.append(err)
-            except OSError as err:
-                log.error("volume %s: %s", record.name, err)
-                problems.append(Unavailable(f"volume {record.name} is not in order", why=str(err)))
+            except (OSError, *UNREADABLE) as err:
+                log.error("volume %s: %s", record.name, reason(err))
+                problems.append(Unavailable(f"volume {record.name} is not in order", why=reason(err)))
         return problems
 
     def _restore(self, record: VolumeRecord, live: Collection[str], known: Collection[str] | None) -> None:

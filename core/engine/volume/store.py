@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from engine.spec.errors import Conflict, NotFound
+from engine.alone import UNREADABLE, reason
+from engine.spec.errors import Conflict, Internal, NotFound
 from engine.state import State
 from engine.volume.record import VolumeRecord
 from engine.volume.vet import RECORD
@@ -59,13 +61,23 @@ class VolumeStore:
 
     def read(self, id: str) -> VolumeRecord | None:
         """Return the record of an id."""
-        doc = self._state.get(KIND, id)
-        return None if doc is None else VolumeRecord.model_validate(doc)
+        return self._parsed(id, lambda: self._state.get(KIND, id))
 
     def find(self, name: str) -> VolumeRecord | None:
         """Return the record of a name, in whatever state it is."""
-        doc = self._state.by_name(KIND, name)
-        return None if doc is None else VolumeRecord.model_validate(doc)
+        return self._parsed(name, lambda: self._state.by_name(KIND, name))
+
+    def _parsed(self, ref: str, read: Callable[[], dict[str, Any] | None]) -> VolumeRecord | None:
+        try:
+            doc = read()
+            return None if doc is None else VolumeRecord.model_validate(doc)
+        except UNREADABLE as err:
+            hint = f"Forget it, and keep its files: engine volume rm {ref}"
+            raise Internal(f"the record of volume {ref} cannot be read", why=reason(err), hint=hint) from err
+
+    def drop_unreadable(self, ref: str) -> bool:
+        """Forget a volume whose record cannot be read, by id or name, and keep its files; False if there is none."""
+        return self._state.drop_unreadable(KIND, ref)
 
     def get(self, name: str) -> VolumeRecord:
         """Return the volume of that name. Raises NotFound, also while it is being made."""
@@ -75,8 +87,8 @@ class VolumeStore:
         return record
 
     def all(self) -> list[VolumeRecord]:
-        """Return all records, in whatever state they are."""
-        return [VolumeRecord.model_validate(doc) for doc in self._state.all(KIND)]
+        """Return all records that can be read, in whatever state they are."""
+        return self._state.read(KIND, VolumeRecord.model_validate)
 
     def write(self, record: VolumeRecord) -> None:
         """Write a record. Raises Conflict if another volume has the name."""
@@ -101,7 +113,7 @@ class VolumeStore:
             yield record
 
     def find_lost(self) -> None:
-        """Take volumes whose record is missing back into the database, by the copies in their directories."""
+        """Take volumes whose record is missing or unreadable back, by the copies in their directories."""
         known = {record.id for record in self.all()}
         for copy in sorted(self._root.glob(f"*/{RECORD}")):
             if copy.parent.name in known:
@@ -109,12 +121,12 @@ class VolumeStore:
             try:
                 self.write(VolumeRecord.model_validate_json(copy.read_text()))
                 log.warning("a volume was not in the database; found again in %s", copy.parent)
-            except (ValueError, Conflict) as err:
+            except (*UNREADABLE, Conflict) as err:
                 log.error("%s is left alone: it cannot be taken back (%s)", copy.parent, err)
 
     def orphans(self) -> list[Path]:
         """Return directories that no record knows. They may be somebody's data: nothing removes them."""
-        known = {record.id for record in self.all()}
+        known = {record.id for record in self.all()} | {row.id for row in self._state.unreadable(KIND)}
         return sorted(path for path in self._root.iterdir() if path.name not in known)
 
 

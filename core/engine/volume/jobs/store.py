@@ -25,7 +25,7 @@ class JobStore:
 
     def all(self) -> list[JobRecord]:
         """Return all jobs, the oldest first."""
-        return sorted((JobRecord.model_validate(d) for d in self._state.all(KIND)), key=lambda r: r.created)
+        return sorted(self._state.read(KIND, JobRecord.model_validate), key=lambda r: r.created)
 
     def read(self, id: str) -> JobRecord:
         """Return a job. Raises NotFound."""
@@ -65,7 +65,10 @@ class JobStore:
             self._state.release(probe.id, _SPACE)
 
     def release_lost(self) -> None:
-        """Free volumes that no job has: of a daemon that was killed inside of `idle`."""
+        """Free volumes that no job has: of a daemon that was killed inside of `idle`, or whose record is unreadable."""
+        self.all()
+        for row in self._state.unreadable(KIND):
+            self._state.drop_unreadable(KIND, row.id)
         for owner in self._state.claimed(_SPACE).values():
             if self._state.get(KIND, owner) is None:
                 self._state.release(owner, _SPACE)
