@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 _XATTR = "SCHILY.xattr."
 _CHUNK = 256 * 1024
-_MAX_HEADER = 1 << 20
-"""Bytes of a long name or of a set of pax records: an extended attribute may have 64 KiB (xattr(7)), a path 4 KiB."""
+
+FAULTS_OF_ARCHIVES = frozenset({
+    errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.ENOTEMPTY, errno.ERANGE, errno.E2BIG, errno.EOVERFLOW, errno.EMLINK,
+})  # fmt: skip
+"""What the kernel answers to a member that asks for something that cannot be."""
 
 
 class Header(tarfile.TarInfo):
@@ -19,13 +24,16 @@ class Header(tarfile.TarInfo):
     A damaged header is an error also in the middle of an archive, where tarfile would silently stop.
     """
 
+    most: ClassVar[int] = 1 << 20
+    """Bytes of a long name or of a set of pax records: an extended attribute may have 64 KiB (xattr(7))."""
+
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
         """Read a block of 512 bytes. Raises tarfile.ReadError for an extension that is too large."""
         found = super().frombuf(buf, encoding, errors)
         assert isinstance(found, cls)
-        if found.type in _EXTENSIONS and found.size > _MAX_HEADER:
-            raise tarfile.ReadError(f"a header has {found.size} bytes; more than {_MAX_HEADER} are not taken")
+        if found.type in _EXTENSIONS and found.size > cls.most:
+            raise tarfile.ReadError(f"a header has {found.size} bytes; more than {cls.most} are not taken")
         return found
 
     @classmethod
@@ -39,6 +47,12 @@ class Header(tarfile.TarInfo):
             raise  # the end of the archive is reported in the same way
         assert isinstance(found, cls)
         return found
+
+
+class ShortHeader(Header):
+    """A header that has to say hardly more than a path: so little that a search in it is soon over (CVE-2024-6232)."""
+
+    most = 1 << 13
 
 
 _EXTENSIONS = (

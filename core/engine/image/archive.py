@@ -22,8 +22,10 @@ from engine.image.metadata import ImageRow, Layer
 from engine.image.pull import Reporter
 from engine.image.reference import Reference
 from engine.spec.errors import EngineError, InvalidParameter
+from engine.tarfiles import ShortHeader
 
 _JSON_MAX = 8 << 20
+_MEMBERS_MAX = 100_000
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -70,15 +72,23 @@ class ImageArchive:
 
     def __enter__(self) -> ImageArchive:
         try:
-            self._tar = tarfile.open(self._path, "r:", encoding="utf-8", errors="surrogateescape")
+            self._tar = tarfile.open(self._path, "r:", tarinfo=ShortHeader, encoding="utf-8", errors="surrogateescape")
         except tarfile.TarError as err:
             raise _invalid(str(err)) from err
         try:
-            self._members = {posixpath.normpath(member.name).lstrip("/"): member for member in self._tar}
+            self._members = self._named_members()
         except (tarfile.TarError, ValueError) as err:
             self._tar.close()
             raise _invalid(str(err)) from err
         return self
+
+    def _named_members(self) -> dict[str, tarfile.TarInfo]:
+        members = {}
+        for member in self._tar:
+            members[posixpath.normpath(member.name).lstrip("/")] = member
+            if len(members) > _MEMBERS_MAX:
+                raise _invalid(f"it has more than {_MEMBERS_MAX} members")
+        return members
 
     def __exit__(self, *_: object) -> None:
         self._tar.close()
@@ -95,7 +105,7 @@ class ImageArchive:
                     yield self._oci_image(entry, store, report)
             else:
                 raise _invalid("it has neither manifest.json nor index.json")
-        except (tarfile.TarError, KeyError, TypeError, AttributeError) as err:
+        except (tarfile.TarError, KeyError, TypeError, AttributeError, RecursionError) as err:
             raise _invalid(f"{type(err).__name__}: {err}") from err
 
     def _docker_image(self, entry: Any, store: LayerStore, report: Reporter) -> Loaded:
@@ -139,7 +149,10 @@ class ImageArchive:
             size = self._size(member)
             with file:
                 told = _Reported(file, lambda at: report("Loading layer", short, at, size))
-                store.add(told, diff_id=diff_id, blob=blob)
+                try:
+                    store.add(told, diff_id=diff_id, blob=blob)
+                except InvalidParameter as err:
+                    raise InvalidParameter(f"the archive's layer {short} is refused", why=str(err)) from err
 
     def _size(self, member: tarfile.TarInfo) -> int:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
@@ -157,9 +170,10 @@ class ImageArchive:
         file = self._tar.extractfile(member) if member else None
         if member is None or file is None:
             raise _invalid(f"{path!r} is missing")
-        if member.size > _JSON_MAX:
+        data = file.read(_JSON_MAX + 1)  # of the file, which a link's own size does not tell
+        if len(data) > _JSON_MAX:
             raise _invalid(f"{path!r} is too large")
-        return file.read()
+        return data
 
     def _json_list(self, path: str) -> list[Any]:
         try:

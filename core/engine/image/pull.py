@@ -211,6 +211,8 @@ class _Watched:
         now = time.monotonic()
         if data:
             self._current += len(data)
+            if self._current > total:
+                raise InvalidParameter("the registry sends more than the manifest says", why=f"that is {total} bytes")
             if now >= self._next:
                 self._next = now + _REPORT_EVERY
                 self._report("Downloading", short, self._current, total)
@@ -226,9 +228,12 @@ def _small_blob(proxy: BlobProxy, descriptor: Descriptor) -> bytes:
         raise InvalidParameter("the image configuration is too large", why=f"{descriptor.size} bytes")
     blob = proxy.blob(descriptor.digest, descriptor.size)
     try:
-        parts = []
+        parts, size = [], 0
         while data := blob.read():
             parts.append(data)
+            size += len(data)
+            if size > descriptor.size:
+                raise InvalidParameter(f"the blob {descriptor.digest} is larger than the manifest says")
     finally:
         blob.close()
     _check(_sha256(b"".join(parts)), descriptor.digest)

@@ -19,13 +19,16 @@ from typing import Any
 from engine.image.compression import CHUNK, Readable
 from engine.opening import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from engine.spec.errors import InvalidParameter
-from engine.tarfiles import Header, attributes, times, write_content
+from engine.tarfiles import FAULTS_OF_ARCHIVES, Header, attributes, times, write_content
 
 log = logging.getLogger(__name__)
 
 OPAQUE = "trusted.overlay.opaque"
 _WHITEOUT = ".wh."
 _OPAQUE_MARK = ".wh..wh..opq"
+_MOST_MEMBERS = 1 << 23
+_TOLD = 10
+"""Extended attributes that are not kept of which the log tells."""
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 HARMLESS_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
@@ -56,11 +59,20 @@ def unpack(stream: Readable, root: int) -> int:
                 fileobj=source, mode="r|", bufsize=CHUNK, tarinfo=Header, encoding="utf-8", errors="surrogateescape"
             ) as archive,
         ):
-            while (member := archive.next()) is not None:
+            for _ in range(_MOST_MEMBERS):
+                member = archive.next()
+                if member is None:
+                    break
                 archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                 unpacker.add(archive, member)
+            else:
+                raise InvalidParameter("the layer cannot be unpacked", why=f"it has more than {_MOST_MEMBERS} members")
             unpacker.finish()
-    except (tarfile.TarError, UnicodeError, ValueError) as err:
+    except OSError as err:
+        if err.errno not in FAULTS_OF_ARCHIVES:
+            raise
+        raise InvalidParameter("the layer says what no file can have", why=str(err)) from err
+    except (tarfile.TarError, UnicodeError, ValueError, OverflowError) as err:
         if str(err) == "empty file":
             return 0  # a layer of no bytes at all is an empty layer, as in docker
         raise InvalidParameter("the layer is not a valid tar archive", why=str(err)) from err
@@ -70,6 +82,7 @@ def unpack(stream: Readable, root: int) -> int:
 class _Unpacker:
     def __init__(self, root: int) -> None:
         self.size = 0
+        self._not_kept: dict[str, str] = {}
         self._root = root
         self._parent = ""  # the directory of the last member: archives are mostly in directory order
         self._parent_fd = os.open(".", _DIRECTORY, dir_fd=root)
@@ -115,6 +128,8 @@ class _Unpacker:
                 self._attributes(fd, ".", member)
             finally:
                 os.close(fd)
+        for name, why in list(self._not_kept.items())[:_TOLD]:
+            log.warning("extended attribute %s not kept, first %s", name, why)
 
     # -- the kinds of members
 
@@ -174,7 +189,7 @@ class _Unpacker:
             self.size += member.size
             os.fchown(fd, member.uid, member.gid)
             os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears setuid and setgid
-            _set_xattrs(fd, member)
+            self._set_xattrs(fd, member)
             os.utime(fd, ns=times(member))
         finally:
             os.close(fd)
@@ -183,8 +198,22 @@ class _Unpacker:
         os.chown(name, member.uid, member.gid, dir_fd=parent_fd, follow_symlinks=False)
         if not member.issym():
             os.chmod(name, member.mode & 0o7777, dir_fd=parent_fd)  # what `name` is was just made by us: no link
-        _set_xattrs(_by_fd(parent_fd, name), member)
+        self._set_xattrs(_by_fd(parent_fd, name), member)
         os.utime(name, ns=times(member), dir_fd=parent_fd, follow_symlinks=False)
+
+    def _set_xattrs(self, target: int | str, member: tarfile.TarInfo) -> None:
+        for name, data in attributes(member):
+            if name.startswith(_OVERLAY_XATTRS):
+                continue  # overlayfs' own marks would let a layer redirect into others: they come from whiteouts only
+            try:
+                if isinstance(target, int):
+                    os.setxattr(target, name, data)
+                else:
+                    os.setxattr(target, name, data, follow_symlinks=False)
+            except OSError as err:
+                if err.errno not in (errno.EOPNOTSUPP, errno.EPERM):  # EPERM: user.* on a link or a device
+                    raise
+                self._not_kept.setdefault(name, f"of {member.name!r}: {err.strerror}")
 
     # -- places
 
@@ -287,21 +316,6 @@ def _node(parent_fd: int, name: str, member: tarfile.TarInfo) -> None:
         raise InvalidParameter(
             f"the layer cannot be unpacked at {member.name!r}", why=f"tar member type {member.type!r} is unknown"
         )
-
-
-def _set_xattrs(target: int | str, member: tarfile.TarInfo) -> None:
-    for name, data in attributes(member):
-        if name.startswith(_OVERLAY_XATTRS):
-            continue  # overlayfs' own marks would let a layer redirect into others: they come from whiteouts only
-        try:
-            if isinstance(target, int):
-                os.setxattr(target, name, data)
-            else:
-                os.setxattr(target, name, data, follow_symlinks=False)
-        except OSError as err:
-            if err.errno not in (errno.EOPNOTSUPP, errno.EPERM):  # EPERM: user.* on a link or a device
-                raise
-            log.warning("layer member %r: extended attribute %s not kept: %s", member.name, name, err.strerror)
 
 
 def _by_fd(parent_fd: int, name: str) -> str:

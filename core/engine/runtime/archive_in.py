@@ -15,7 +15,7 @@ import tarfile
 from engine import treewalk
 from engine.image.compression import DECOMPRESSION_ERRORS, Readable, decompressed
 from engine.runtime.refusal import Refusal
-from engine.tarfiles import Header, attributes, times, write_content
+from engine.tarfiles import FAULTS_OF_ARCHIVES, Header, attributes, times, write_content
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -191,16 +191,9 @@ def _set_attributes(fd: int, member: tarfile.TarInfo) -> None:
                     raise
 
 
-_CLIENTS = (
-    errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
-    errno.ENOTEMPTY, errno.ERANGE, errno.E2BIG,
-)  # fmt: skip
-"""Errors that say something about the archive."""
-
-
 def _explained(name: str, err: OSError) -> Exception:
     if err.errno == errno.EBUSY:
         return Refusal("forbidden", f"{name!r} is a mount of the container: it cannot be replaced from outside")
-    if err.errno in _CLIENTS:
+    if err.errno in FAULTS_OF_ARCHIVES:
         return Refusal("invalid-parameter", f"{name!r} cannot be unpacked: {err.strerror}")
     return OSError(err.errno, err.strerror, name) if err.errno is not None else err

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 import sys
 from collections.abc import Collection
 
@@ -19,21 +20,27 @@ FILES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD
 """What it takes to read and write any file, and to give it any owner, mode, type and file capability."""
 
 _MEMORY = 1 << 30
-_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
 _AMBIENT_CLEAR_ALL = 4
 _VERSION_3 = 0x20080522  # linux/capability.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter(root: int, capabilities: Collection[str] = FILES) -> None:
-    """Make the directory of a descriptor the root directory, and give up all but some capabilities. Raises OSError.
+def enter(root: int) -> None:
+    """Make the directory of a descriptor the root directory, and `give_up`. Raises OSError."""
+    available()  # while there is a /proc
+    os.fchdir(root)
+    os.chroot(".")
+    os.close(root)
+    give_up()
+
+
+def give_up(capabilities: Collection[str] = FILES) -> None:
+    """Give up all but some capabilities, and most memory. Raises OSError.
 
     What this process may need of its own was imported before: from now on nothing is.
     """
     held = available()
-    os.fchdir(root)
-    os.chroot(".")
-    os.close(root)
     os.umask(0)
     for search in (sys.path, sys.meta_path, sys.path_hooks):
         search.clear()
@@ -45,6 +52,11 @@ def enter(root: int, capabilities: Collection[str] = FILES) -> None:
     _set_capabilities(sum(1 << ALL.index(name) for name in capabilities if name in held))
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))  # nobody of a container looks into its memory or descriptors
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when the thread that started it is gone."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 
 
 def _limit(which: int, most: int) -> None:
