@@ -97,7 +97,7 @@ from engine.spec.storage import (
     exactly,
     no_object,
 )
-from engine.spec.trees import StoreSpec, SyncedTree
+from engine.spec.trees import StoreSpec, SyncedTree, UsualAttributes
 from engine.spec.values import (
     Frozen,
     IfName,
@@ -209,6 +209,7 @@ __all__ = [
     "Tmpfs",
     "Unavailable",
     "Unsupported",
+    "UsualAttributes",
     "Veth",
     "Vlan",
     "Vni",

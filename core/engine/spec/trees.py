@@ -34,6 +34,19 @@ class StoreSpec(Frozen):
     """Options of the URL's storage drivers, as the operator gave them."""
 
 
+class UsualAttributes(Frozen):
+    """What files have of which the store says nothing: those that other tools have written. As of rclone and s3fs."""
+
+    uid: int = Field(default=0, ge=0, lt=1 << 32)
+    """Owner."""
+    gid: int = Field(default=0, ge=0, lt=1 << 32)
+    """Group."""
+    file_mode: int = Field(default=0o644, ge=0, le=0o7777)
+    """Permissions of files."""
+    directory_mode: int = Field(default=0o755, ge=0, le=0o7777)
+    """Permissions of directories, also of those that exist only by what is in them."""
+
+
 class SyncedTree(Resource):
     """A directory that a helper process keeps equal to a store. `run` and `journal` are the helper's own."""
 
@@ -59,6 +72,8 @@ class SyncedTree(Resource):
     """Bytes that fetched files may occupy before the least used are given up (mode on-demand); 0 for no limit."""
     patience: float = Field(default=30.0, gt=0, le=3600)
     """Seconds that a request to the store may take before it counts as unreachable."""
+    usual: UsualAttributes = Field(default_factory=UsualAttributes)
+    """Owners and permissions of what other tools wrote."""
     run: AbsolutePath
     """The directory of the helper's lock, socket and log: below the volume's `run`."""
 

@@ -21,14 +21,14 @@ from typing import Any
 
 from engine.spec.errors import InvalidParameter
 from engine.tree import attributes, changes, lost, sidecar
-from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Attributes
+from engine.tree.attributes import Attributes
 from engine.tree.beneath import name_in, rename_new
 from engine.tree.documents import UNREADABLE, Documents
 from engine.tree.hydration import Entry, Signature
 from engine.tree.listing import Listing, Remote
 from engine.tree.names import sidecar_of, unnameable
 from engine.tree.parts import Parts
-from engine.tree.placing import SPOILED, Placer
+from engine.tree.placing import REFUSED, SPOILED, Placer
 from engine.tree.rows import NEVER, Removal, Row
 from engine.tree.schema import Database
 from engine.tree.written import Meanwhile
@@ -227,9 +227,12 @@ class Arrival:
     def _make_directory(self, directory: str) -> Row | None:
         with self._parts.root.place(directory) as (fd, name):
             try:
-                os.mkdir(name, DEFAULT_DIRECTORY_MODE, dir_fd=fd)
+                os.mkdir(name, 0o700, dir_fd=fd)
             except FileExistsError:
                 return None
+            usual = self._parts.usual
+            refused = attributes.give(fd, name, usual.uid, usual.gid, usual.directory_mode)
+            self._parts.health.note(REFUSED, directory, refused)
             facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
             text = _text(attributes.read(name_in(fd, name), facts, "directory"))
         return Row(directory, "directory", Signature.of(facts), 1, "", "clean", True, "", "", text)

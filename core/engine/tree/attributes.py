@@ -127,16 +127,21 @@ def apply(directory: int, name: str, wanted: Attributes) -> list[str]:
     `name` is in the directory of that descriptor and is not followed. Owners and extended attributes may be refused
     (other file systems, missing capabilities); that is said, not hidden. Raises OSError if the file cannot be changed.
     """
-    path = name_in(directory, name)
-    refused = []
-    try:
-        os.chown(name, wanted.uid, wanted.gid, dir_fd=directory, follow_symlinks=False)
-    except PermissionError as err:
-        refused.append(f"owner {wanted.uid}:{wanted.gid}: {err.strerror}")
-    refused += _apply_xattrs(path, wanted)
-    if wanted.kind != "symlink":
-        _chmod(directory, name, wanted.mode)  # after chown(2), which takes setuid away
+    refused = _apply_xattrs(name_in(directory, name), wanted)
+    if why := give(directory, name, wanted.uid, wanted.gid, wanted.mode):
+        refused.insert(0, why)
     os.utime(name, ns=(wanted.mtime_ns, wanted.mtime_ns), dir_fd=directory, follow_symlinks=False)
+    return refused
+
+
+def give(directory: int, name: str, uid: int, gid: int, mode: int) -> str:
+    """Change owner and mode of a local file; return why the owner was refused, "" if it was not. As of `apply`."""
+    refused = ""
+    try:
+        os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
+    except PermissionError as err:
+        refused = f"owner {uid}:{gid}: {err.strerror}"
+    _chmod(directory, name, mode)  # after chown(2), which takes setuid away
     return refused
 
 

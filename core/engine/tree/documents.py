@@ -88,13 +88,15 @@ class Documents:
     def entry(self, path: str, remote: Remote) -> Entry:
         """Return a file as the store has it, with what its sidecar says of it."""
         directory, _, name = path.rpartition("/")
-        found, digest = Attributes(), ""
+        usual = self._parts.usual
+        plain = Attributes(mode=usual.file_mode, uid=usual.uid, gid=usual.gid)
+        found, digest = plain, ""
         try:
-            found, digest = sidecar.entry_of(self.now(directory), name, remote.version)
+            found, digest = sidecar.entry_of(self.now(directory), name, remote.version) or (plain, "")
         except InvalidParameter as err:
             self._parts.health.note(UNREADABLE, path, err.why)
         if found.kind != "file":
-            found, digest = Attributes(), ""
+            found, digest = plain, ""
         found = found._replace(mtime_ns=found.mtime_ns or remote.mtime_ns)
         return Entry(path, remote.size, remote.version, found, digest)
 

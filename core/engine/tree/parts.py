@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.spec.storage import Store
+from engine.spec.trees import UsualAttributes
 from engine.tree.beneath import Root
 from engine.tree.health import Health
 from engine.tree.hydration import Hydration
@@ -27,3 +28,5 @@ class Parts:
     written: Written
     host: str
     """A short name for conflict copies."""
+    usual: UsualAttributes
+    """Of files that no sidecar names."""

@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from engine.spec.trees import UsualAttributes
 from engine.tree import attributes, changes
-from engine.tree.attributes import DEFAULT_DIRECTORY_MODE, Kind, kind_of
+from engine.tree.attributes import Kind, kind_of
 from engine.tree.beneath import name_in
 from engine.tree.hydration import Signature
 from engine.tree.names import STAGING, is_conflict_copy, unstorable
@@ -89,7 +90,7 @@ class Scanner:
                     failure = failure or err
                 log.debug("%s cannot be scanned: %s", directory, err)
         if seen or gone:
-            self._parts.journal.change(lambda database: _record(database, seen, gone))
+            self._parts.journal.change(lambda database: _record(database, seen, gone, self._parts.usual))
             for path in gone:
                 self._parts.health.forget(path)
                 self._parts.hydration.forget(path)
@@ -186,7 +187,7 @@ def _is_same(row: Row, one: _Seen) -> bool:
     return (row.signature, row.attributes, row.links) == facts and (row.hydrated or row.handle == one.handle)
 
 
-def _record(database: Database, seen: Iterable[_Seen], gone: Iterable[str]) -> None:
+def _record(database: Database, seen: Iterable[_Seen], gone: Iterable[str], usual: UsualAttributes) -> None:
     """Write what was found. The rows are read again: an upload may have ended since they were compared."""
     touched: set[str] = set()
     for path in gone:
@@ -203,7 +204,7 @@ def _record(database: Database, seen: Iterable[_Seen], gone: Iterable[str]) -> N
             rows.append(_file(database, one, row))
         else:
             rows.append(_other(one, row))
-        touched |= _sidecars(one, row)
+        touched |= _sidecars(one, row, usual)
     changes.put(database, rows)
     changes.mark_changed(database, touched)
 
@@ -218,21 +219,21 @@ def _remove(database: Database, row: Row, touched: set[str]) -> None:
             touched.add(each.path)  # its sidecar goes
 
 
-def _sidecars(one: _Seen, row: Row | None) -> set[str]:
+def _sidecars(one: _Seen, row: Row | None, usual: UsualAttributes) -> set[str]:
     """Return the directories whose sidecars say something of this path that is not true any more."""
     if row is not None and row.attributes == one.attributes and row.links == one.links:
         return set()
     if one.kind != "directory":
         return {parent_of(one.path)}
-    if one.path == "" and row is None and _usual(one.attributes):
+    if one.path == "" and row is None and _is_usual(one.attributes, usual):
         return set()  # nobody writes into a bucket that is only looked at
     return {one.path}
 
 
-def _usual(text: str) -> bool:
+def _is_usual(text: str, usual: UsualAttributes) -> bool:
     """Whether a directory is as any new one, but for its time."""
-    found = attributes.Attributes.parse(json.loads(text))
-    return found._replace(mtime_ns=0) == attributes.Attributes("directory", DEFAULT_DIRECTORY_MODE)
+    found = attributes.Attributes.parse(json.loads(text))._replace(mtime_ns=0)
+    return found == attributes.Attributes("directory", usual.directory_mode, usual.uid, usual.gid)
 
 
 def _other(one: _Seen, row: Row | None) -> Row:

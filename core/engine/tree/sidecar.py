@@ -78,14 +78,14 @@ def spell(entries: Mapping[str, Any], directory: Any, store: str = "") -> str:
     return f'{{{head}"entries": {{\n{lines}\n}}}}\n'
 
 
-def entry_of(document: Document, name: str, version: str) -> tuple[Attributes, str]:
+def entry_of(document: Document, name: str, version: str) -> tuple[Attributes, str] | None:
     """Return a file's attributes and its digest; time and digest only if they are of that version of the object.
 
-    The defaults where the sidecar says nothing; raises InvalidParameter where it says nonsense.
+    None where the sidecar says nothing; raises InvalidParameter where it says nonsense.
     """
     found = document.get("entries", {}).get(name)
     if found is None:
-        return Attributes(), ""
+        return None
     attributes = Attributes.parse(found)
     if found.get("etag") != version:
         return attributes._replace(mtime_ns=0), ""

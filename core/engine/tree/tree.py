@@ -136,7 +136,7 @@ class Tree:
     def _assemble(self, root: Root, records: Journal) -> Parts:
         return Parts(
             root, _staging(self._resource, root), self._store, records, self._hydration, self._health, self._written,
-            self._host,
+            self._host, self._resource.usual,
         )  # fmt: skip
 
     def _make_hydration(self, root: Root) -> Hydration:

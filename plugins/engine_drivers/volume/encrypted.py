@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from engine_drivers.volume.remote import RemoteOptions
+from engine_drivers.volume.remote import RemoteOptions, usual_attributes
 from engine_drivers.volume.sizes import parse_size
 from engine_sdk import (
     AbsolutePath,
@@ -54,8 +54,6 @@ class EncryptedOptions(RemoteOptions):
         default="auto", description="On this host: fscrypt, image (fscrypt in an image), gocryptfs; auto: what it can"
     )
     size: int = Field(default=8 << 30, ge=16 << 20, description="Limit of a volume in an image, for example 100g")
-    uid: int = Field(default=0, ge=0, description="Owner of a new volume on this host")
-    gid: int = Field(default=0, ge=0, description="Group of a new volume on this host")
     cache: Literal["plain", "encrypted"] = Field(
         default="plain", description="With a url: whether the local copy is encrypted, too (by fscrypt)"
     )
@@ -95,8 +93,9 @@ class EncryptedDriver(VolumeDriver[EncryptedOptions]):
     def settle_volume(self, options: EncryptedOptions) -> EncryptedOptions:
         """Check the key, and that the options are of the form that was chosen."""
         options.source()
-        remote_only = {"mode", "durability", "cache_size", "patience", "cache", "manifest", "store_options"}
-        local_only = {"size", "uid", "gid"}
+        remote_only = {"mode", "durability", "cache_size", "patience", "file_mode", "dir_mode", "cache", "manifest"}
+        remote_only |= {"store_options"}
+        local_only = {"size"}
         wrong = (local_only if options.url else remote_only) & _changed(options)
         if wrong:
             names = ", ".join(sorted(name.replace("_", "-") for name in wrong))
@@ -143,14 +142,15 @@ def _kernel(volume: Volume[EncryptedOptions], slots: KeySlots) -> tuple[list[Res
 def _stored(volume: Volume[EncryptedOptions], slots: KeySlots) -> VolumePlan:
     options = volume.options
     around: list[Resource]
+    owner = {"mode": options.dir_mode, "uid": options.uid, "gid": options.gid}
     if options.cache == "encrypted":
         around, base = _kernel(volume, slots)
         around.append(EncryptedDirectory(path=f"{base}/cache", slots=slots.path))
-        directory: Resource = EncryptedDirectory(path=f"{base}/cache/tree", slots=slots.path)
+        directory: Resource = EncryptedDirectory(path=f"{base}/cache/tree", slots=slots.path, **owner)
         base += "/cache"
     else:
         around, base = [], volume.data
-        directory = Directory(path=f"{base}/tree")
+        directory = Directory(path=f"{base}/tree", **owner)
     own = {"crypt-password": f"keyslots:{slots.path}"}
     if options.manifest:
         own |= {"manifest": "true", "manifest-mark": f"{base}/journal.db.mark"}
@@ -162,6 +162,7 @@ def _stored(volume: Volume[EncryptedOptions], slots: KeySlots) -> VolumePlan:
         durability=options.durability,
         cache_size=options.cache_size,
         patience=options.patience,
+        usual=usual_attributes(options),
         run=f"{volume.run}/helper",
     )
     return VolumePlan(plan=Plan.of(slots, around, directory, tree), path=tree.path)

@@ -10,6 +10,7 @@ import pytest
 from tests.kernel.tree.fault_store import FaultStore, vanished
 from tests.kernel.tree.grounds import SECONDS, Place, keys, picture, store_of
 
+from engine.spec.trees import UsualAttributes
 from engine.tree import tree as trees
 from engine.tree.watch import Watch
 
@@ -155,3 +156,28 @@ def test_a_watch_that_is_closed_is_not_added_to(tmp_path):
         watch.add(fd, "")
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("options", [{}, {"uid": 1000, "gid": 1001, "file_mode": 0o640, "directory_mode": 0o2750}])
+def test_what_other_tools_wrote_can_be_entered_and_read(tmp_path, store, options):
+    """The helper's umask is 077: nothing of it may be left in what has no sidecar."""
+    store.put("a/b/file", b"content")
+    store.put("file", b"content")
+    usual = UsualAttributes(**options)
+    mask = os.umask(0o077)
+    try:
+        place = Place(tmp_path, store, usual=usual)
+        os.chown(place.path, usual.uid, usual.gid)  # as the driver's plan has it
+        place.path.chmod(usual.directory_mode)
+        with place:
+            store.put("a/c/later", b"content")
+            place.tree._list()
+            for path in place.path.rglob("*"):
+                facts = path.stat()
+                mode = usual.directory_mode if path.is_dir() else usual.file_mode
+                found = (facts.st_mode & 0o7777, facts.st_uid, facts.st_gid)
+                assert found == (mode, usual.uid, usual.gid), path
+            place.sync()
+            assert sorted(s.key for s in store.list()) == ["a/b/file", "a/c/later", "file"]  # nothing of ours
+    finally:
+        os.umask(mask)
