@@ -224,7 +224,10 @@ class Sidecars:
     def _remove(self, noted: DirectoryRow) -> None:
         """Remove the sidecar of a directory that is gone; not if somebody else uses that directory by now."""
         key = sidecar_of(noted.path)
-        facts = self._store.head(key) if noted.version or noted.sent else None
+        try:
+            facts = self._store.head(key) if noted.version or noted.sent else None
+        except InvalidParameter:  # a name that the store refuses has nothing there
+            facts = None
         if facts is not None and (version_of(facts) == noted.version or self._is_own(noted, key)):
             self._store.delete(key)
             self._written.removed(key)

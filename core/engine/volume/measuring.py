@@ -18,9 +18,9 @@ class Occupied(NamedTuple):
     """What was found below a directory; what is mounted inside is not entered."""
 
     files: int
-    """All that are no directories."""
+    """All that are no directories; a file with several names counts once."""
     bytes: int
-    """Of their blocks; a file with several names counts once. A sparse file counts with the blocks that it has."""
+    """Of their blocks. A sparse file counts with the blocks that it has."""
     of_directories: int
     """Bytes of the directories' own blocks."""
     entries: int
@@ -43,14 +43,15 @@ def occupied(directory: Path, *, without: str = "", tell: Callable[[int], object
             if entry.is_directory:
                 of_directories += facts.st_blocks * _BLOCK
                 continue
+            if facts.st_nlink > 1:
+                identity = (facts.st_dev, facts.st_ino)
+                if identity in seen:
+                    continue
+                seen.add(identity)
             files += 1
             if files % _TELL == 0:
                 tell(files)
-            identity = (facts.st_dev, facts.st_ino)
-            if identity not in seen:
-                total += facts.st_blocks * _BLOCK
-                if facts.st_nlink > 1:
-                    seen.add(identity)
+            total += facts.st_blocks * _BLOCK
         return Occupied(files, total, of_directories, entries)
     finally:
         os.close(root)

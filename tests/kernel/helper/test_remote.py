@@ -302,7 +302,8 @@ def test_a_helper_that_nobody_wants_is_collected(tmp_path: Path) -> None:
     site.volumes.mount("vol", "c")
     place = site.helper_of("vol")
     site.close()
-    (tmp_path / "state.db").unlink()
+    for name in ("state.db", "state.db.backup"):
+        (tmp_path / name).unlink()
     (site.root / record.id / "volume.json").unlink()
     site = Site(tmp_path)
     site.volumes.restore([])

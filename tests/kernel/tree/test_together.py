@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.kernel.tree.fault_store import FaultStore, storm
-from tests.kernel.tree.grounds import Place, keys, store_of
+from tests.kernel.tree.grounds import SECONDS, Place, keys, store_of
 
 from engine.spec.errors import InvalidParameter, Unavailable
 from engine.spec.storage import Store
@@ -69,7 +69,7 @@ def test_what_is_not_ordinary_among_many(tmp_path: Path, store: Store) -> None:
         store.put("f8", b"somebody else's")
         (place.path / "large").write_bytes(b"x" * (SMALL + 1))
         files = fill(place)
-        place.sync()
+        assert place.tree.barrier(SECONDS) == place.tree.status().unstorable_files == 1  # f6
         (copy,) = place.tree.status().conflicts
         wanted = {**files, "f8": b"somebody else's", copy: files["f8"], "large": b"x" * (SMALL + 1)}
         del wanted["f6"]

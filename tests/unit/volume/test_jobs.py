@@ -217,7 +217,7 @@ def test_a_copy_goes_as_deep_as_the_tree(tmp_path: Path) -> None:
         assert (target / "d/second").samefile(target / "first")
         assert [path.name for path in (target / "d").iterdir()] == ["second"]
         assert occupied(target) == occupied(source)
-        assert occupied(target)[0] == 3
+        assert occupied(target).files == 2
         assert views.bytes_of(target) >= 0
     finally:
         remove_tree(source)
