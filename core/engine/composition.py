@@ -8,7 +8,7 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
-from engine import lockfile
+from engine import directories, lockfile
 from engine.alone import alone
 from engine.api.services import Instance, Services
 from engine.api.services.data import JsonObject
@@ -72,8 +72,8 @@ class Engine:
             raise Forbidden("the daemon needs root", why=f"it runs as uid {os.geteuid()}", hint="Start it with sudo.")
         self.options = options
         data, run = options.data_root, options.exec_root
-        data.mkdir(mode=0o711, parents=True, exist_ok=True)
-        run.mkdir(mode=0o711, parents=True, exist_ok=True)
+        directories.make_private(data)
+        directories.make_private(run)
         self._locks = [_take(data, "data root")]
         try:
             self._locks.append(_take(run, "exec root"))

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import directories
 from engine.api.listening import Listener, listening
 from engine.api.server import build_app, serve
 from engine.cli import CLI_SOCKET
@@ -98,6 +99,7 @@ def run(options: DaemonOptions) -> int:
     started = time.monotonic()
     configure_logging(options.log_level, options.log_format)
     _take_all_descriptors()
+    os.umask(directories.UMASK)
     engine = Engine(options)
     with contextlib.ExitStack() as ending:
         ending.callback(engine.close)
@@ -105,6 +107,7 @@ def run(options: DaemonOptions) -> int:
         engine.restore()
         if options.pidfile is not None:
             options.pidfile.write_text(f"{os.getpid()}\n")
+            options.pidfile.chmod(0o644)  # for who watches over daemons
             ending.callback(options.pidfile.unlink, missing_ok=True)
         asyncio.run(_serve(engine, listeners, started))
     return 0

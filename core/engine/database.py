@@ -59,6 +59,7 @@ class DatabaseFile:
             raise Unavailable(f"the database {self.path} cannot be written", why=str(err)) from err
 
     def _connect(self) -> sqlite3.Connection:
+        self._keep_private()
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
@@ -79,6 +80,15 @@ class DatabaseFile:
                 f"{self.path} was written by a newer engine (schema {version}, this one knows {self._version})"
             )
         return connection
+
+    def _keep_private(self) -> None:
+        """Make the database, and one that is there, readable by root only: SQLite gives new files the database's mode.
+
+        The environment of containers is in it, and with it passwords.
+        """
+        self.path.touch(mode=0o600)
+        for path in self.path.parent.glob(f"{self.path.name}*"):
+            path.chmod(0o600)
 
     def _damaged(self, why: str) -> Unavailable:
         if self.backup.exists():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from engine import directories
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
 
 BACKLOG = 512
@@ -82,7 +83,7 @@ def _bind_unix(path: Path) -> socket.socket:
         path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        directories.make_public(path.parent)
         listening.bind(str(path))
         path.chmod(0o660)  # before listen(2): nobody can have connected
         listening.listen(BACKLOG)

@@ -48,8 +48,8 @@ def ensure_daemon(
             f"no daemon answers at {endpoint.host}, and only root can start one: use sudo, or --host for another one"
         )
     try:
-        data_root.mkdir(parents=True, exist_ok=True, mode=0o711)
-        exec_root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        data_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        exec_root.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as err:
         raise Failure(f"cannot start the daemon: {err}") from err
     with _alone(exec_root / "start.lock", seconds):

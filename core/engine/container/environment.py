@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import directories
 from engine.container import etc
 from engine.container.copies import COPY, Copies
 from engine.container.launch import container_spec
@@ -96,7 +97,7 @@ class Environment:
         directory = self.directory(container)
         directory.mkdir(mode=0o710, parents=True)
         for name in ("upper", "work"):
-            (directory / name).mkdir(mode=0o755)
+            directories.make_public(directory / name)
 
     def remove_directories(self, container: Container) -> None:
         """Remove its directories and all in them."""

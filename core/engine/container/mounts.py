@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine import directories
 from engine.container.config import Config, HostConfig
 from engine.container.record import MountPoint
 from engine.container.store import ContainerStore
@@ -59,7 +60,7 @@ class MountResolver:
             if request.anonymous:
                 made.append(volume.name)
         elif request.type == "bind" and request.create_host_path and not Path(source).exists():
-            Path(source).mkdir(parents=True)
+            directories.make_public(Path(source))
         return MountPoint(
             type=request.type,
             target=request.target,

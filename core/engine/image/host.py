@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from engine import directories
 from engine.image.manifest import Platform
 from engine.image.model import Image
 from engine.image.reference import BUILTIN_REGISTRY
@@ -109,7 +110,7 @@ class HostRoot:
             if real.is_symlink():  # for example /var/run: its target is emptied on its own
                 return
             if not at.exists():
-                at.mkdir()
+                directories.make_public(at)
                 if real.is_dir():
                     _copy_attributes(real, at)
         at.chmod(mode)

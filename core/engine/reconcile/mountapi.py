@@ -203,7 +203,7 @@ def open_below(root: str, relative: str, *, make: str = "") -> int:
     OSError with ELOOP where a link is in the way.
     """
     if make:
-        Path(root).mkdir(mode=0o711, parents=True, exist_ok=True)
+        Path(root).mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return _open_or_make(directory, relative, make)
@@ -223,7 +223,7 @@ def _open_or_make(directory: int, relative: str, make: str) -> int:
     try:
         try:
             if make == "directory":
-                os.mkdir(name, 0o711, dir_fd=above)
+                os.mkdir(name, 0o700, dir_fd=above)
             else:
                 os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=above))
         except FileExistsError:

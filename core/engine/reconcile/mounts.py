@@ -237,11 +237,11 @@ def _who_holds(path: str) -> str:
 def make_private(root: str | os.PathLike[str]) -> None:
     """Make sure that mounts below a directory are not seen in, and not held by, other mount namespaces.
 
-    Where the directory lies in a shared mount (the default of systemd), it becomes a private bind mount of itself. Does
-    nothing the second time. Raises OSError.
+    Where the directory lies in a shared mount (the default of systemd), it becomes a private bind mount of itself, with
+    `nosuid`: root file systems are mounts of their own. Does nothing the second time. Raises OSError.
     """
     path = str(Path(root).resolve())
-    Path(path).mkdir(mode=0o711, parents=True, exist_ok=True)
+    Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
     holding = max(
         (m for m in mountinfo.read() if m.target == path or mountinfo.is_below(path, m.target)),
         key=lambda m: len(m.target),
@@ -251,6 +251,7 @@ def make_private(root: str | os.PathLike[str]) -> None:
     source = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         mount = mountapi.clone(source, recursive=True)
+        mountapi.set_attributes(mount, ("nosuid",))
         _attach(mount, source)
     finally:
         os.close(source)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.directories import CONTAINER_UMASK
 from engine.runtime.bundle import Bundle
 from engine.runtime.cgroup import hierarchy, own_paths
 from engine.runtime.failures import runtime_error
@@ -192,6 +193,7 @@ class Launch:
         try:
             self._process = subprocess.Popen(
                 arguments, env=environment, pass_fds=[*theirs, *fds], start_new_session=True, cwd="/",
+                umask=CONTAINER_UMASK,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         except OSError as err:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.directories import CONTAINER_UMASK
 from engine.runtime import bpf, capabilities, devices, seccomp
 from engine.runtime.cgroup import hierarchy
 from engine.runtime.model import (
@@ -181,7 +182,7 @@ def _merge_env(*layers: Sequence[str]) -> list[str]:
 
 
 def _oci_user(user: User) -> dict[str, Any]:
-    return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
+    return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups), "umask": CONTAINER_UMASK}
 
 
 def _oci_capabilities(names: Sequence[str]) -> dict[str, list[str]]:

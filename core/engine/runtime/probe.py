@@ -46,7 +46,7 @@ def probe_runtime(exec_root: Path, prefer: str | None = None) -> OciRuntime:
     The answer is kept in `exec_root` until the host or one of the programs changes. Raises Unavailable when none
     works.
     """
-    exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    exec_root.mkdir(mode=0o700, parents=True, exist_ok=True)
     cache = exec_root / "runtime.json"
     key = _key(prefer)
     known = _read_cache(cache, key)
