@@ -374,7 +374,7 @@ class EngineHost:
     def _rows(self) -> list[str]:
         uri = f"file:{self.data_root / 'state.db'}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as db:
-            objects = db.execute("SELECT kind, id, name FROM objects").fetchall()
+            objects = db.execute("SELECT kind, id, name FROM objects WHERE kind != 'last-addresses'").fetchall()
             claims = db.execute("SELECT space, value, owner FROM claims").fetchall()
         return sorted([f"object {row}" for row in objects] + [f"claim {row}" for row in claims])
 

@@ -73,11 +73,17 @@ class Addresses:
                     self.taken(record, pool).seen(address)
 
     def choose(
-        self, record: NetworkRecord, settings: EndpointSettings, container: ContainerRef, names: dict[str, str]
+        self,
+        record: NetworkRecord,
+        settings: EndpointSettings,
+        container: ContainerRef,
+        names: dict[str, str],
+        last: Collection[str] = (),
     ) -> list[Chosen]:
         """Return one address for each family that the network has. Nothing is taken yet.
 
-        `names` are containers' names by endpoint, for messages. Raises InvalidParameter for an address that no pool
+        `names` are containers' names by endpoint, for messages; `last` are the addresses that the container had last,
+        which it gets again if they are free. Raises InvalidParameter for an address that no pool
         has, Conflict for one that is taken, Unavailable when all pools of a family are full.
         """
         # What a container that does not run must have is nobody else's: it would not start again.
@@ -86,6 +92,7 @@ class Addresses:
         chosen = []
         for family, wanted in ((4, settings.ip), (6, settings.ip6)):
             pools = [p for p in record.pools if family_of(p.subnet) == family]
+            previous = [a for a in last if family_of(a) == family and not wanted]
             if wanted:
                 wanted = check_address(wanted, family)
                 pools = [p for p in pools if ip_address(wanted) in ip_network(p.subnet)]
@@ -97,7 +104,7 @@ class Addresses:
             if pools:
                 for pool in pools:
                     self.taken(record, pool).fixed = fixed
-                chosen.append(self._choose(record, pools, wanted, settings, container, names))
+                chosen.append(self._choose(record, pools, wanted, previous, settings, container, names))
         return chosen
 
     def _choose(
@@ -105,6 +112,7 @@ class Addresses:
         record: NetworkRecord,
         pools: Sequence[Pool],
         wanted: str,
+        previous: Collection[str],
         settings: EndpointSettings,
         container: ContainerRef,
         names: dict[str, str],
@@ -118,7 +126,10 @@ class Addresses:
                     details={"address": wanted, "container": holder},
                 )
             request = AddressRequest(
-                address=wanted or None, mac=settings.mac or None, key=f"{record.name}/{container.name}"
+                address=wanted or None,
+                previous=next((a for a in previous if _is_free(pool, a, taken)), None),
+                mac=settings.mac or None,
+                key=f"{record.name}/{container.name}",
             )
             try:
                 address = self._call(record, "choose_address", pool=pool, request=request, taken=taken)
@@ -135,10 +146,10 @@ class Addresses:
     def _checked(self, record: NetworkRecord, pool: Pool, address: Any, wanted: str, taken: TakenAddresses) -> str:
         """Refuse an answer that is no free address of the pool, or not the one that was asked for."""
         try:
-            fine = address == normal_ip(address) and ip_address(address) in ip_network(pool.subnet)
+            fine = address == normal_ip(address) and _is_free(pool, address, taken)
         except (ValueError, TypeError, AttributeError):
             fine = False
-        if not fine or address in taken or address in (pool.gateway, *pool.aux.values()) or wanted not in ("", address):
+        if not fine or wanted not in ("", address):
             raise DriverFault(
                 f"choose_address returned {address!r} for the pool {pool.subnet}",
                 why="that is no free address of it, or not the one that was asked for",
@@ -198,6 +209,11 @@ class Addresses:
         """Forget a network that is gone."""
         for pool in record.pools:
             self._spaces.pop(record.address_space(pool), None)
+
+
+def _is_free(pool: Pool, address: str, taken: TakenAddresses) -> bool:
+    reserved = address in (pool.gateway, *pool.aux.values())
+    return ip_address(address) in ip_network(pool.subnet) and address not in taken and not reserved
 
 
 def with_lengths(chosen: Sequence[Chosen]) -> tuple[str, ...]:

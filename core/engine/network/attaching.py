@@ -187,7 +187,7 @@ class Attaching:
         if not caps.addresses and (settings.ip or settings.ip6):
             raise Unsupported(f"containers on network {record.name} have no addresses", driver=record.driver)
         self._addresses.avoid(record, host_addresses(network).keys() - {settings.ip, settings.ip6})
-        chosen = [] if self.leasing.serves(record) else self._addresses.choose(record, settings, container, names)
+        chosen = [] if self.leasing.serves(record) else self._choose(record, settings, container, names)
         routed = not record.internal and caps.gateway is None
         gateways = tuple(pool.gateway for pool, _ in chosen if pool.gateway) if routed else ()
         attachment = Attachment(
@@ -207,6 +207,12 @@ class Attaching:
             arriving=arriving,
         )
         return attachment, chosen
+
+    def _choose(
+        self, record: NetworkRecord, settings: EndpointSettings, container: ContainerRef, names: dict[str, str]
+    ) -> list[Chosen]:
+        last = self._store.last_addresses.of(record.id, container.name)
+        return self._addresses.choose(record, settings, container, names, last)
 
     def _ifname(self, record: NetworkRecord, container: ContainerRef, settings: EndpointSettings) -> str:
         taken = {e.ifname for e in self._store.of_container(container.id)}
@@ -277,7 +283,7 @@ class Attaching:
         except BaseException as err:
             if first:
                 report_left(self._reconciler.remove(record.owner))
-            self._store.delete_endpoint(attachment)
+            self._store.delete_endpoint(attachment, recall=False)
             if not first and network_plan is not None:
                 self._store.put_network(record)
             self._addresses.give_back(record, attachment.id)

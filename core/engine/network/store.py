@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 from engine.network.model import Attachment, NetworkRecord
 from engine.network.names import Names, NoNames
+from engine.network.recalling import LastAddresses
 from engine.spec.errors import Conflict, InvalidParameter, NotFound
 from engine.state import State
 
@@ -24,6 +25,7 @@ class NetworkStore:
         """Read everything from the database."""
         self._state = state
         self._names = names or NoNames()
+        self.last_addresses = LastAddresses(state)
         self._guard = threading.Lock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._networks = {n.id: n for n in state.read(NETWORK, NetworkRecord.model_validate)}
@@ -77,6 +79,7 @@ class NetworkStore:
         self.check_unused(record)
         with self._state.transaction():
             self._state.delete(NETWORK, record.id)
+            self.last_addresses.forget(record.id)
             for pool in record.pools:
                 for owner in set(self._state.claimed(record.address_space(pool)).values()):
                     self._state.release(owner, record.address_space(pool))
@@ -135,9 +138,16 @@ class NetworkStore:
         with self._guard:
             self._index(endpoint)
 
-    def delete_endpoint(self, endpoint: Attachment, also: Write | None = None) -> None:
-        """Forget an endpoint, and give back what it had claimed. One that is gone already is no error."""
+    def delete_endpoint(self, endpoint: Attachment, also: Write | None = None, *, recall: bool = True) -> None:
+        """Forget an endpoint, and give back what it had claimed. One that is gone already is no error.
+
+        To `recall` is to remember its addresses for when its container comes back.
+        """
         with self._state.transaction():
+            network = self._networks.get(endpoint.network)
+            # A DHCP server, where there are no pools, remembers by itself.
+            if recall and endpoint.addresses and network is not None and network.pools:
+                self.last_addresses.note(endpoint.network, endpoint.container.name, endpoint.addresses)
             self._state.delete(ENDPOINT, endpoint.id)
             self._state.release(endpoint.id)
             if also is not None:

@@ -64,6 +64,8 @@ class AddressRequest(Frozen):
 
     address: IpAddress | None = None
     """The address that must be given."""
+    previous: IpAddress | None = None
+    """The address that the endpoint's container had last, if it is free: better than another one."""
     mac: Mac | None = None
     """Hardware address of the endpoint's link."""
     key: str = ""
@@ -85,7 +87,7 @@ class IpamDriver(Driver, Generic[IpamOptionsT]):
     """Base of IPAM drivers."""
 
     GROUP: ClassVar[str] = "engine.ipam"
-    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 0)
+    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 1)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("choose_pool", "choose_address")
     REQUIRED: ClassVar[tuple[str, ...]] = OPERATIONS
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)

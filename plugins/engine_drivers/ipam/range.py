@@ -51,7 +51,7 @@ class RangeDriver(IpamDriver[Options]):
         return Pool(subnet=str(subnet), ip_range=request.ip_range, gateway=gateway, aux=request.aux)
 
     def choose_address(self, pool: Pool, request: AddressRequest, taken: Taken) -> str:
-        """Check a fixed address, or take the next free one after the one that was given out last."""
+        """Check a fixed address, or take the previous one, or the next free one after what was given out last."""
         subnet = ip_network(pool.subnet)
         reserved = {pool.gateway, *pool.aux.values()}
         low, high = _usable(subnet)
@@ -62,6 +62,8 @@ class RangeDriver(IpamDriver[Options]):
         if pool.ip_range:
             part = ip_network(pool.ip_range)
             low, high = max(low, int(part.network_address)), min(high, int(part.broadcast_address))
+        if request.previous and low <= int(ip_address(request.previous)) <= high:
+            return request.previous
         start = low
         if taken.last and ip_address(taken.last).version == subnet.version:
             start = int(ip_address(taken.last)) + 1

@@ -14,6 +14,7 @@ import pytest
 
 from engine.network.manager import NetworkManager
 from engine.network.model import ContainerRef, EndpointSettings
+from engine.network.recalling import LAST_ADDRESSES
 from engine.plugins import Plugins
 from engine.reconcile import netns
 from engine.reconcile.applier import Tag
@@ -114,7 +115,7 @@ class Host:
             + "".join(line for line in _run("ip", "-6", "route").splitlines() if not line.startswith("fe80")),
             "nft": _run("nft", "list", "ruleset"),
             "namespaces": [p.name for p in netns.present(self.path / "netns")],
-            "rows": [(k, i, n) for k, i, n in objects],
+            "rows": [(k, i, n) for k, i, n in objects if k != LAST_ADDRESSES],  # kept on purpose
             "claims": self.state._db.execute("SELECT space, value, owner FROM claims ORDER BY 1, 2").fetchall(),
             "owners": sorted(self.reconciler.owners()),
             "ports": sorted(self.networks._attaching.ports._taken),

@@ -43,6 +43,12 @@ def test_ipv6_default_pools_are_local_and_stable_and_differ_by_network():
     assert pool(family=6, key="a", avoid=[first.subnet]).subnet != first.subnet
 
 
+def test_the_previous_address_comes_before_the_next_one_but_not_outside_of_the_range():
+    whole, part = Pool(subnet="10.0.0.0/24"), Pool(subnet="10.0.0.0/24", ip_range="10.0.0.128/25")
+    assert address(whole, last="10.0.0.9", previous="10.0.0.7") == "10.0.0.7"
+    assert address(part, last="10.0.0.200", previous="10.0.0.7") == "10.0.0.201"
+
+
 def test_a_gateway_is_not_an_auxiliary_address():
     assert pool(subnet="10.0.0.0/24", aux={"r": "10.0.0.1"}).gateway == "10.0.0.2"
 

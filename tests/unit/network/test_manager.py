@@ -1,5 +1,7 @@
 """Networks as records: what is refused, what is found, what clients see. Nothing touches the host."""
 
+import json
+
 import pytest
 
 from engine.network.manager import NetworkManager
@@ -195,6 +197,34 @@ def test_a_failed_attachment_gives_everything_back(world, owner):
     assert world.rows()[1] == before[1] == []
     world.reconciler.fail = None
     assert world.attach("a", "net", ports=[PortRequest(target_port=80, host_port=8080)]).addresses == ("10.5.0.2/30",)
+
+
+def test_a_container_that_comes_back_has_its_address_if_that_is_free(world):
+    world.networks.create("n", ipam=[{"Subnet": "10.9.0.0/29"}], ipv6=True)
+    first = world.attach("first", "n")
+    world.attach("second", "n")
+    world.networks.detach(first.container.id, "n", namespace_gone=True)
+    world.open()
+    assert world.attach("third", "n").addresses[0] == "10.9.0.4/29"
+    assert world.attach("first", "n").addresses == first.addresses
+    world.networks.detach(first.container.id, "n", namespace_gone=True)
+    assert world.attach("thief", "n", ip="10.9.0.2").addresses[0] == first.addresses[0]
+    assert world.attach("first", "n").addresses[0] == "10.9.0.5/29"
+
+
+def test_the_dead_that_come_back_have_their_addresses_and_few_are_remembered(world, monkeypatch):
+    monkeypatch.setattr("engine.network.recalling.RECALLED", 2)
+    record = world.networks.create("n", ipam=[{"Subnet": "10.9.0.0/24"}])
+    had = {name: world.attach(name, "n").addresses for name in ("a", "b", "c")}
+    world.open()
+    world.networks.restore(set())
+    [[_, id, _, doc]] = [row for row in world.rows()[0] if row[0] == "last-addresses"]
+    recalled = list(json.loads(doc)["names"])
+    assert (id, len(recalled)) == (record.id, 2)
+    assert [world.attach(name, "n").addresses for name in recalled[::-1]] == [had[name] for name in recalled[::-1]]
+    world.networks.restore(set())
+    world.networks.remove("n")
+    assert not [row for row in world.rows()[0] if row[0] == "last-addresses"]
 
 
 def test_restore_wants_the_living_and_forgets_the_dead(world):
