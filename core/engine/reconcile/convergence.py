@@ -88,7 +88,8 @@ class Convergence:
             inside=set(self._wanted.claims) if sandboxes else set(self._look_inside),
             made=[] if made is None else made,
         )
-        self._look_inside -= run.inside
+        # A run for some owners only says nothing about the others, which stay to be looked into.
+        self._look_inside -= run.inside if run.owners is None else run.owners
         found = self._observe(run.owners, run.inside)
         for _ in range(ROUNDS):
             todo = self._correctable(found, run)

@@ -18,7 +18,7 @@ from engine.spec.links import Extern, Macvlan, Vxlan
 from engine.spec.resource import Opaque, Plan, load_resource
 
 ABC = Plan.of(Early(name="a"), Thing(name="b", needs=("a",)), Late(name="c"))
-BOX = Sandbox(Path("/run/netns/1"))
+BOX, OTHER_BOX = Sandbox(Path("/run/netns/1")), Sandbox(Path("/run/netns/2"))
 
 
 def refuse(name: str, number: int = errno.EINVAL):
@@ -164,7 +164,7 @@ def test_a_tunnel_identifier_is_taken_once(world: World) -> None:
 def test_sandboxes_are_told_apart(world: World) -> None:
     plan = Plan.of(Thing(name="eth0", ns="sandbox"))
     world.reconciler.apply("one", plan, sandbox=BOX)
-    world.reconciler.apply("two", plan, sandbox=Sandbox(Path("/run/netns/2")))
+    world.reconciler.apply("two", plan, sandbox=OTHER_BOX)
     with pytest.raises(Conflict, match="three is already used by one"):
         world.reconciler.apply("three", plan, sandbox=BOX)
     with pytest.raises(Conflict, match="in another sandbox"):
@@ -232,6 +232,20 @@ def test_after_a_failure_the_same_sandboxes_are_looked_into_again(world: World) 
     world.applier.fail = lambda resource: 0
     assert world.reconciler.repair().ok
     assert world.applier.names() == {"eth0"}
+
+
+def test_a_repair_of_one_owner_leaves_the_others_to_be_looked_for(world: World) -> None:
+    plan = Plan.of(Extern(name="p0"), Macvlan(name="eth0", ns="sandbox", parent="p0"))
+    for owner, sandbox in (("one", BOX), ("two", OTHER_BOX)):
+        world.reconciler.apply(owner, plan, sandbox=sandbox)
+    world.applier.host.clear()
+    world.applier.fail = refuse("eth0")
+    assert world.reconciler.repair(lost={"p0"}).errors
+    world.applier.fail = lambda resource: 0
+    assert world.reconciler.repair("one").ok
+    assert [d.owner for d in world.reconciler.diff(sandboxes=True)] == ["two"]
+    assert world.reconciler.repair().ok
+    assert world.reconciler.diff(sandboxes=True) == []
 
 
 def test_data_is_made_only_when_created_and_otherwise_missed(world: World) -> None:

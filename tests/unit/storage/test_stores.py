@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from fsspec.registry import _registry as fsspec_classes
 
 from engine.plugins import Plugins
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
@@ -58,6 +59,8 @@ def test_the_drivers_of_a_url(url, drivers, stores):
 )
 def test_the_extra_that_is_missing_is_named(url, module, given, stores, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
+    for imported in list(fsspec_classes):  # by another test
+        monkeypatch.delitem(fsspec_classes, imported)
     driver = stores.plan(url, given).parts[0].driver
     with pytest.raises(Unsupported, match=rf"-m pip install 'pluggable-engine\[{driver}\]'"):
         open_store(stores, url, given)
