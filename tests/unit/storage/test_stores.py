@@ -58,8 +58,9 @@ def test_the_drivers_of_a_url(url, drivers, stores):
     ],
 )
 def test_the_extra_that_is_missing_is_named(url, module, given, stores, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
-    for imported in list(fsspec_classes):  # by another test
+    for imported in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
+        monkeypatch.setitem(sys.modules, imported, None)
+    for imported in list(fsspec_classes):
         monkeypatch.delitem(fsspec_classes, imported)
     driver = stores.plan(url, given).parts[0].driver
     with pytest.raises(Unsupported, match=rf"-m pip install 'pluggable-engine\[{driver}\]'"):
