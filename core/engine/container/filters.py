@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from engine.container.record import Container
 from engine.container.views import seconds_of
-from engine.filters import Filters, check_known, has_label, labels_match, parse_time
+from engine.filters import Filters, check_known, compile_pattern, has_label, labels_match, parse_time
 from engine.spec.errors import InvalidParameter, NotFound
 
+_EXIT_CODE = re.compile(r"-?\d{1,10}", re.ASCII)
 STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 
 
@@ -25,9 +26,10 @@ class ContainerFilter:
         image_matches: Callable[[str, Container], bool],
     ) -> None:
         """Raises InvalidParameter for an unknown filter or a malformed value."""
+        patterns = {value: compile_pattern("name", value) for value in filters.get("name", ())}
         self._tests: dict[str, Callable[[Container, str], bool]] = {
             "id": lambda c, v: c.id.startswith(v),
-            "name": lambda c, v: re.search(v, f"/{c.name}") is not None,
+            "name": lambda c, v: patterns[v](f"/{c.name}"),
             "status": lambda c, v: c.state.status == v,
             "exited": lambda c, v: c.state.status == "exited" and c.state.exit_code == int(v),
             "label": lambda c, v: has_label(c.config.labels, v),
@@ -46,13 +48,8 @@ class ContainerFilter:
             if value not in STATUSES:
                 raise InvalidParameter(f"invalid filter 'status={value}'", hint=f"Known: {', '.join(STATUSES)}.")
         for value in filters.get("exited", ()):
-            if not value.lstrip("-").isdecimal():
+            if not _EXIT_CODE.fullmatch(value):
                 raise InvalidParameter(f"invalid filter 'exited={value}'", hint="Expected an exit code.")
-        for value in filters.get("name", ()):
-            try:
-                re.compile(value)
-            except re.error as err:
-                raise InvalidParameter(f"invalid filter 'name={value}'", why=str(err)) from err
         self._filters = filters
         self.shows_ended = bool(filters.keys() & {"status", "exited"})
 

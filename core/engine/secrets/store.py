@@ -22,7 +22,7 @@ from engine.spec.values import Frozen
 
 LARGEST = 500 << 10
 """Bytes of a secret at most, as in docker."""
-_NAME = re.compile(r"[a-zA-Z0-9]+(?:[a-zA-Z0-9-_.]*[a-zA-Z0-9])?\Z")
+_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-_.]*[a-zA-Z0-9])?\Z")
 _LONGEST_NAME = 64
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 Users = Callable[[str], Sequence[str]]

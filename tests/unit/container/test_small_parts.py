@@ -229,9 +229,25 @@ def test_filters() -> None:
     assert not filtered(container, label=["a=1", "c"])
     assert not filtered(container, ancestor=["alpine"])
     assert not filtered(container, before=["nobody"])
-    for bad in ({"colour": ["red"]}, {"status": ["tired"]}, {"exited": ["x"]}, {"name": ["["]}):
+    for bad in ({"colour": ["red"]}, {"status": ["tired"]}, {"exited": ["x"]}, {"exited": ["--5"]}, {"name": ["["]}):
         with pytest.raises(InvalidParameter):
             filtered(container, **bad)
+
+
+def test_no_pattern_of_a_client_keeps_the_engine_busy() -> None:
+    container = make("a" * 60 + "_b")
+    assert not filtered(container, name=["(a+)+$"])  # Python's own engine tries 2**60 ways
+    assert filtered(container, name=["^/(a+)+_b$"])
+    with pytest.raises(InvalidParameter):
+        filtered(container, name=["(?=a)"])  # Go has no such thing either
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1e999", "9" * 400 + "h", "0001-01-01T00:00:00+23:59"])
+def test_no_time_is_beyond_all_times(text: str) -> None:
+    try:
+        assert isinstance(parse_time(text), float)
+    except InvalidParameter:
+        pass
 
 
 def test_prune_filters() -> None:
