@@ -89,7 +89,7 @@ class TreeProgress(Frozen):
     """How far something is that takes time."""
 
     step: str
-    """What is being done: `listing`, `fetching`, `uploading`."""
+    """What is being done: `listing`, `placing` (placeholders), `fetching`, `uploading`."""
     done: int = 0
     """Of `total`, in `unit`."""
     total: int | None = None

@@ -23,12 +23,13 @@ from engine.spec.errors import InvalidParameter
 from engine.tree import attributes, changes, lost, sidecar
 from engine.tree.attributes import Attributes
 from engine.tree.beneath import name_in, rename_new
+from engine.tree.bulk import REFUSED
 from engine.tree.documents import UNREADABLE, Documents
 from engine.tree.hydration import Entry, Signature
 from engine.tree.listing import Listing, Remote
 from engine.tree.names import sidecar_of, unnameable
 from engine.tree.parts import Parts
-from engine.tree.placing import REFUSED, SPOILED, Placer
+from engine.tree.placing import SPOILED, Placer
 from engine.tree.rows import NEVER, Removal, Row
 from engine.tree.schema import Database
 from engine.tree.written import Meanwhile
@@ -197,7 +198,7 @@ class Arrival:
                 return
             attributes.apply(fd, name, wanted)
             facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        changed = row._replace(signature=Signature.of(facts), attributes=_text(wanted))
+        changed = row._replace(signature=Signature.of(facts), attributes=wanted.text())
         self._change(lambda database: changes.put(database, [changed]))
 
     # Directories and links
@@ -234,7 +235,7 @@ class Arrival:
             refused = attributes.give(fd, name, usual.uid, usual.gid, usual.directory_mode)
             self._parts.health.note(REFUSED, directory, refused)
             facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            text = _text(attributes.read(name_in(fd, name), facts, "directory"))
+            text = attributes.read(name_in(fd, name), facts, "directory").text()
         return Row(directory, "directory", Signature.of(facts), 1, "", "clean", True, "", "", text)
 
     def _out_of_the_way(self, path: str, row: Row | None) -> bool:
@@ -291,7 +292,7 @@ class Arrival:
                 staged.unlink()
                 return
             signature = Signature.of(os.stat(name, dir_fd=fd, follow_symlinks=False))
-        made = Row(path, "symlink", signature, 1, "", "clean", True, "", "", _text(wanted))
+        made = Row(path, "symlink", signature, 1, "", "clean", True, "", "", wanted.text())
         self._change(lambda database: changes.put(database, [made]))
 
     def _stage_link(self, path: str, wanted: Attributes, staged: Path) -> bool:
@@ -307,45 +308,40 @@ class Arrival:
     def _finish_directories(self, *, remove: bool) -> None:
         """Give directories their attributes, last because all of the above changes their times; the deepest first."""
         stored = self._found.directories()
+        finished = []
         for row in sorted(self._parts.journal.rows("clean"), key=lambda r: r.path, reverse=True):
-            if row.kind != "directory" or not row.path:
+            if row.kind != "directory":
                 continue
             old = self._said.row(row.path)
-            if row.path in stored:
-                self._finish(row)
-            elif old is None or not old.version:
-                continue
-            elif remove and not self._parts.journal.children(row.path):
+            if row.path in stored or not row.path:
+                finished.append(self._finish(row))
+            elif remove and old is not None and old.version and not self._parts.journal.children(row.path):
                 self._remove_directory(row)
-        root = self._parts.journal.row("")
-        if root is not None:
-            self._finish(root)
+        self._change(lambda database: changes.put(database, finished))
 
-    def _finish(self, row: Row) -> None:
+    def _finish(self, row: Row) -> Row:
+        """Give a directory what is said of it now, and return its row."""
         if row.path not in self._said.changed():
-            self._refresh(row)
-            return
+            return self._refresh(row)
         then, now = (_plain(d.get("directory")) for d in (self._said.then(row.path), self._said.now(row.path)))
         ours = Attributes.parse(json.loads(row.attributes))._replace(mtime_ns=0)
         mine = "directory" not in self._said.then(row.path) or ours == then._replace(mtime_ns=0)
         if now.kind != "directory" or not mine:
-            self._refresh(row)
-            return
+            return self._refresh(row)
         with self._parts.root.directory(row.path) as fd:
             attributes.apply(fd, ".", now)
             facts = os.fstat(fd)
-        changed = row._replace(signature=Signature.of(facts), attributes=_text(now))
-        self._change(lambda database: changes.put(database, [changed]))
+        return row._replace(signature=Signature.of(facts), attributes=now.text())
 
-    def _refresh(self, row: Row) -> None:
-        """Note a directory's time after files were put into it: that is no change of its user's."""
+    def _refresh(self, row: Row) -> Row:
+        """Return a directory's row with its time after files were put into it: that is no change of its user's."""
         with self._parts.root.directory(row.path) as fd:
             facts = os.fstat(fd)
             now = attributes.read(name_in(fd, "."), facts, "directory")
         before = Attributes.parse(json.loads(row.attributes))
         if Signature.of(facts) != row.signature and now == before._replace(mtime_ns=now.mtime_ns):
-            changed = row._replace(signature=Signature.of(facts), attributes=_text(now))
-            self._change(lambda database: changes.put(database, [changed]))
+            return row._replace(signature=Signature.of(facts), attributes=now.text())
+        return row
 
     def _remove_directory(self, row: Row) -> None:
         try:
@@ -395,7 +391,3 @@ def _plain(entry: Any) -> Attributes:
         return Attributes.parse(entry if isinstance(entry, Mapping) else {})._replace(link="")
     except InvalidParameter:
         return Attributes()
-
-
-def _text(found: Attributes) -> str:
-    return json.dumps(found.json(), separators=(",", ":"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import json
 import os
 import stat as modes
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ _XATTRS = ("user.", "security.capability", "system.posix_acl_access", "system.po
 """Extended attributes that travel. Others belong to the host (labels of SELinux, IMA) or to the engine (`trusted.`)."""
 _BASE64 = "base64:"
 _O_PATH = 0o10000000  # open(2)
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each file
 
 
 class Attributes(NamedTuple):
@@ -55,6 +57,10 @@ class Attributes(NamedTuple):
         if self.link:
             found["hardlink"] = self.link
         return found
+
+    def text(self) -> str:
+        """Return that object as a text."""
+        return _encode(self.json())
 
     @classmethod
     def parse(cls, found: object) -> Attributes:
@@ -134,6 +140,20 @@ def apply(directory: int, name: str, wanted: Attributes) -> list[str]:
     return refused
 
 
+def apply_to(fd: int, wanted: Attributes) -> list[str]:
+    """Give an open file, which nobody else has yet, its attributes; otherwise as `apply`."""
+    refused = _apply_xattrs(fd, wanted)
+    facts = os.fstat(fd)
+    if (facts.st_uid, facts.st_gid) != (wanted.uid, wanted.gid):
+        try:
+            os.chown(fd, wanted.uid, wanted.gid)
+        except PermissionError as err:
+            refused.insert(0, f"owner {wanted.uid}:{wanted.gid}: {err.strerror}")
+    os.chmod(fd, wanted.mode)  # after chown(2), which takes setuid away
+    os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
+    return refused
+
+
 def give(directory: int, name: str, uid: int, gid: int, mode: int) -> str:
     """Change owner and mode of a local file; return why the owner was refused, "" if it was not. As of `apply`."""
     refused = ""
@@ -155,18 +175,19 @@ def _chmod(directory: int, name: str, mode: int) -> None:
         os.close(fd)
 
 
-def _apply_xattrs(path: str, wanted: Attributes) -> list[str]:
+def _apply_xattrs(path: str | int, wanted: Attributes) -> list[str]:
     refused = []
+    follow = isinstance(path, int)
     now = dict(read_xattrs(path))
     for name, value in wanted.xattrs:
         if now.pop(name, None) == value:
             continue
         try:
-            os.setxattr(path, name, value, follow_symlinks=False)
+            os.setxattr(path, name, value, follow_symlinks=follow)
         except OSError as err:
             refused.append(f"{name}: {err.strerror}")
     for name in now:
-        os.removexattr(path, name, follow_symlinks=False)
+        os.removexattr(path, name, follow_symlinks=follow)
     return refused
 
 

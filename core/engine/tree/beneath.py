@@ -28,6 +28,7 @@ from engine.tree.spelling import Spelling
 _libc = ctypes.CDLL(None, use_errno=True)
 _RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
+_AT_EMPTY_PATH = 0x1000  # linkat(2)
 _WAIT_BEFORE, _WRITE = 1, 2  # sync_file_range(2)
 _F_SETLEASE, _F_WRLCK, _F_UNLCK = 1024, 1, 2
 
@@ -101,6 +102,16 @@ def rename_new(source: str, fd: int, name: str) -> bool:
     return _renameat2(-100, source, fd, name, _NOREPLACE, errno.EEXIST)
 
 
+def link_new(file: int, fd: int, name: str) -> bool:
+    """Give an open file a name in a directory that must be free; return whether it was.
+
+    Needs CAP_DAC_READ_SEARCH (linkat(2), AT_EMPTY_PATH).
+    """
+    if _libc.linkat(file, b"", fd, os.fsencode(name), _AT_EMPTY_PATH) == 0:
+        return True
+    return _failed_with(errno.EEXIST, name)
+
+
 def take_out(fd: int, name: str, target: str) -> bool:
     """Move a file from a directory to a path that is free; return whether there was one."""
     return _renameat2(fd, name, -100, target, _NOREPLACE, errno.ENOENT)
@@ -114,10 +125,15 @@ def exchange(staged: str, fd: int, name: str) -> bool:
 def _renameat2(from_fd: int, source: str, to_fd: int, target: str, flags: int, expected: int) -> bool:
     if _libc.renameat2(from_fd, os.fsencode(source), to_fd, os.fsencode(target), flags) == 0:
         return True
+    return _failed_with(expected, target)
+
+
+def _failed_with(expected: int, name: str) -> bool:
+    """Return False if the last call failed with that error; else raise OSError."""
     number = ctypes.get_errno()
     if number == expected:
         return False
-    raise OSError(number, os.strerror(number), target)
+    raise OSError(number, os.strerror(number), name)
 
 
 def settle_pages(fd: int) -> None:

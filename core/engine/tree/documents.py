@@ -31,6 +31,8 @@ class Documents:
         self._then: dict[str, Document] = {}
         self._now: dict[str, Document] = {}
         self._rows: list[DirectoryRow] = []
+        usual = parts.usual
+        self._usual = Attributes(mode=usual.file_mode, uid=usual.uid, gid=usual.gid)
 
     def read(self) -> None:
         """Fetch those that are new or were changed. Raises what the store raises."""
@@ -88,8 +90,7 @@ class Documents:
     def entry(self, path: str, remote: Remote) -> Entry:
         """Return a file as the store has it, with what its sidecar says of it."""
         directory, _, name = path.rpartition("/")
-        usual = self._parts.usual
-        plain = Attributes(mode=usual.file_mode, uid=usual.uid, gid=usual.gid)
+        plain = self._usual
         found, digest = plain, ""
         try:
             found, digest = sidecar.entry_of(self.now(directory), name, remote.version) or (plain, "")

@@ -18,6 +18,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,9 +39,14 @@ _EVENT = struct.Struct(
     "=IBBHQii"
 )  # struct fanotify_event_metadata: length, version, reserved, own length, mask, fd, pid
 _ANSWER = struct.Struct("=iI")
-_HANDLE = struct.Struct("=Ii")  # struct file_handle: bytes, type
 _MAX_HANDLE = 128  # MAX_HANDLE_SZ
 _PIDFD_GETFD = 438  # the same number on every architecture
+
+
+class _Handle(ctypes.Structure):  # struct file_handle of open_by_handle_at(2)
+    _fields_: ClassVar = [("size", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_ubyte * _MAX_HANDLE)]
+
+
 DENIABLE = frozenset({errno.EPERM, errno.EIO, errno.EBUSY, errno.ETXTBSY, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT})
 """What an access can fail with; the kernel refuses other errors (FAN_DENY_ERRNO)."""
 
@@ -168,11 +174,10 @@ def _copy_of(pid: int, fd: int) -> int:
 
 def handle_of(fd: int) -> bytes:
     """Return what names a file on its file system, whatever becomes of its path: see `open_handle`."""
-    buffer = ctypes.create_string_buffer(_HANDLE.pack(_MAX_HANDLE, 0) + bytes(_MAX_HANDLE))
-    mount = ctypes.c_int()
-    _check(_libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), _AT_EMPTY_PATH), "name_to_handle_at")
-    size, _ = _HANDLE.unpack_from(buffer.raw)
-    return buffer.raw[: _HANDLE.size + size]
+    handle, mount = _Handle(_MAX_HANDLE), ctypes.c_int()
+    where = ctypes.byref(handle), ctypes.byref(mount)
+    _check(_libc.name_to_handle_at(fd, b"", *where, _AT_EMPTY_PATH), "name_to_handle_at")
+    return bytes(handle)[: _Handle.data.offset + handle.size]
 
 
 def open_handle(directory: int, handle: bytes, flags: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -56,6 +56,11 @@ class Local(NamedTuple):
     version: str
 
 
+Make = Callable[[Entry, int], bytes]
+"""Gives an empty file that is open, and has no name yet, what it has instead of its content; returns its handle (see
+`Hydration.handle`), b"" if it is complete."""
+
+
 class Site(Protocol):
     """What a tree gives to its strategy. All methods may be called from any thread."""
 
@@ -77,6 +82,12 @@ class Site(Protocol):
         Nothing local is lost: what changed under that name meanwhile is kept as a conflict copy, and a file that a
         process has open is left alone. Return whether the staged file is in the tree now; if not, it is removed.
         `hydrated` says that its content is there; if not, `handle` is what it is found by (see `Hydration.handle`).
+        """
+
+    def install_new(self, entries: Sequence[Entry], make: Make) -> Sequence[Entry]:
+        """The same for many files that are made here, with what `make` gives them: where their names are free.
+
+        Return those whose names are taken: they are as they were. Raises EngineError; what is in place stays.
         """
 
     def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:
@@ -135,7 +146,7 @@ class Hydration(ABC):
 
     @abstractmethod
     def prepare(self, entries: Sequence[Entry]) -> None:
-        """Make these files exist under their names, by `site.install`: with their content or as placeholders.
+        """Make these files exist under their names, by `site.install` and `site.install_new`: with content or without.
 
         Called with the files that are new in the store or changed there, and those that an earlier run did not finish.
         The directories exist already. Raises EngineError if it could not be done for all of them; files that are in

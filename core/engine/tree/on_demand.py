@@ -103,16 +103,25 @@ class OnDemandHydration(Hydration):
 
     def prepare(self, entries: Sequence[Entry]) -> None:
         """Make placeholders of these files; one that is whole here stays if its object is not what anybody stored."""
+        taken = self._site.install_new(entries, lambda entry, fd: placeholders.make(entry, fd, self._group))
         with ThreadPoolExecutor(_CHECKS, thread_name_prefix="check") as pool:
-            good = [entry for entry, fine in zip(entries, pool.map(self._is_good, entries), strict=True) if fine]
+            good = [entry for entry, fine in zip(taken, pool.map(self._is_good, taken), strict=True) if fine]
         for number, entry in enumerate(good):
             staged = self._site.staging / f"placeholder-{number}"
             staged.unlink(missing_ok=True)
             try:
-                handle = placeholders.make(entry, staged, self._group)
+                handle = self._stage(entry, staged)
                 self._site.install(entry, staged, hydrated=not handle, handle=handle)
             except OSError as err:
                 raise ApplyFailed(f"no placeholder for {entry.path!r}", why=str(err)) from err
+
+    def _stage(self, entry: Entry, staged: Path) -> bytes:
+        """Make a placeholder that is to take the place of a file; return its handle."""
+        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            return placeholders.make(entry, fd, self._group)
+        finally:
+            os.close(fd)
 
     def _is_good(self, entry: Entry) -> bool:
         """Tell whether the content here may be given up: a byte of an object shows what is authenticated of it."""

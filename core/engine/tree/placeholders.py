@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 from engine.tree import content as contents
 from engine.tree.content import Content, UnknownContent
@@ -20,25 +19,23 @@ from engine.tree.quiet import QuietMount
 log = logging.getLogger(__name__)
 
 
-def make(entry: Entry, staged: Path, group: Group) -> bytes:
-    """Make a placeholder in the staging directory, marked; return its handle. An empty file is complete, and b""."""
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        if entry.size == 0:
-            return b""
-        os.ftruncate(fd, entry.size)
-        facts = os.fstat(fd)
-        group.mark(fd)
-        contents.write(
-            fd,
-            Content(
-                where="remote", key=entry.path, version=entry.version, size=entry.size, mtime=0, ctime=0,
-                inode=facts.st_ino,
-            ),
-        )  # fmt: skip
-        return handle_of(fd)
-    finally:
-        os.close(fd)
+def make(entry: Entry, fd: int, group: Group) -> bytes:
+    """Make a new file that nobody else sees yet a placeholder, marked; return its handle.
+
+    An empty file is complete, and b"" is returned.
+    """
+    if entry.size == 0:
+        return b""
+    os.ftruncate(fd, entry.size)
+    group.mark(fd)
+    contents.write(
+        fd,
+        Content(
+            where="remote", key=entry.path, version=entry.version, size=entry.size, mtime=0, ctime=0,
+            inode=os.fstat(fd).st_ino,
+        ),
+    )  # fmt: skip
+    return handle_of(fd)
 
 
 def mark_all(group: Group, quiet: QuietMount, fills: Fills) -> int:

@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 from engine.spec.errors import EngineError, Unavailable
 from engine.spec.storage import ShortRead
 from engine.spec.trees import TreeProgress
-from engine.tree import attributes, changes
+from engine.tree import attributes, bulk, changes, rows
 from engine.tree.attributes import Attributes
 from engine.tree.beneath import exchange, in_use, rename_new, take_out
-from engine.tree.hydration import Entry, Local, Signature
+from engine.tree.bulk import REFUSED
+from engine.tree.hydration import Entry, Local, Make, Signature
 from engine.tree.listing import version_of
 from engine.tree.names import conflict_name
 from engine.tree.parts import Parts
@@ -41,8 +41,6 @@ TOGETHER = 256
 """Rows of new files that are written to the journal together."""
 SPOILED = "not what was stored, so that the files here stay"
 """Topic of notes on objects that were tampered with, or are damaged."""
-REFUSED = "attributes not set"
-"""Topic of notes on attributes that the local file system refused."""
 
 
 class Placer:
@@ -132,17 +130,21 @@ class Placer:
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
         row = self._parts.journal.row(entry.path)
-        blank = Row(entry.path, "file", NEVER, 1, entry.version, "clean", hydrated, digest, "", "", handle)
+        new = rows.made(entry, NEVER, hydrated=hydrated, digest=digest, handle=handle)
         with self._parts.root.place(entry.path) as (fd, name):
             facts = os.stat(staged, follow_symlinks=False)
             if rename_new(str(staged), fd, name):
-                self._note(_placed(blank, facts, fd, name, entry.attributes))
+                self._note(new._replace(signature=rows.named(facts, _now(fd, name, facts))))
                 return True
             expected = self._replaceable(entry.path, row, fd, name)
-            if expected is None or self._exchange(staged, blank, entry.attributes, expected, fd, name) is None:
+            if expected is None or self._exchange(staged, new, expected, fd, name) is None:
                 staged.unlink(missing_ok=True)
                 return False
             return True
+
+    def install_new(self, entries: Sequence[Entry], make: Make) -> Sequence[Entry]:
+        """Put many new files into the tree; see `Site.install_new`."""
+        return bulk.place(self._parts, entries, make)
 
     def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:
         """Note that the strategy changed a file itself; see `Site.settle`."""
@@ -222,23 +224,21 @@ class Placer:
                 os.close(opened)
         return signature if row.state == "remote" or signature == row.signature else None
 
-    def _exchange(
-        self, staged: Path, blank: Row, wanted: Attributes, expected: Signature, fd: int, name: str
-    ) -> str | None:
+    def _exchange(self, staged: Path, new: Row, expected: Signature, fd: int, name: str) -> str | None:
         """Let a staged file and a local one change places, and remove what came out if it is the expected one.
 
         Return the path of the copy if it had to be kept, else ""; None if there was no local file any more.
         """
-        new = os.stat(staged, follow_symlinks=False)
-        swap = Swap(staged.name, blank.path, new.st_ino)
+        facts = os.stat(staged, follow_symlinks=False)
+        swap = Swap(staged.name, new.path, facts.st_ino)
         self._parts.journal.change(lambda database: changes.begin_swap(database, swap))
         happened = exchange(str(staged), fd, name)
         kept = ""
         if happened:
             out = os.stat(staged, follow_symlinks=False)
             if Signature.of(out)[:3] != expected[:3]:
-                kept = self.keep(staged, fd, blank.path)
-        row = _placed(blank, new, fd, name, wanted) if happened else None
+                kept = self.keep(staged, fd, new.path)
+        row = new._replace(signature=rows.named(facts, _now(fd, name, facts))) if happened else None
 
         def end(database: Database) -> None:
             changes.end_swap(database, swap)
@@ -262,9 +262,9 @@ class Placer:
         self.give_attributes(entry.path, staged, entry.attributes)
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
-        blank = Row(entry.path, "file", NEVER, 1, entry.version, "clean", True, digest, "", "")
+        new = rows.made(entry, NEVER, hydrated=True, digest=digest)
         with self._parts.root.place(entry.path) as (fd, name):
-            kept = self._exchange(staged, blank, entry.attributes, NEVER, fd, name)
+            kept = self._exchange(staged, new, NEVER, fd, name)
         if kept is None:
             staged.unlink(missing_ok=True)
         return kept or ""
@@ -353,19 +353,12 @@ class Placer:
             os.close(fd)
 
 
-def _placed(blank: Row, staged: os.stat_result, fd: int, name: str, wanted: Attributes) -> Row:
-    """Return the row of a file that has its name now.
-
-    Its ctime is the rename's. If anything else changed since it was staged, the signature is the staged one, and the
-    next scan sees a change.
-    """
+def _now(fd: int, name: str, staged: os.stat_result) -> os.stat_result:
+    """Return what a name's file is; if it is gone already, what it was."""
     try:
-        now = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
-        now = staged
-    signature = Signature.of(now) if Signature.of(now)[:3] == Signature.of(staged)[:3] else Signature.of(staged)
-    text = json.dumps(wanted._replace(link="").json(), separators=(",", ":"))
-    return blank._replace(signature=signature, attributes=text)
+        return staged
 
 
 def _write(descriptor: int, data: memoryview, start: int) -> None:

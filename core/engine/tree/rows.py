@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal, NamedTuple
 
 from engine.tree.attributes import Kind
-from engine.tree.hydration import Signature
+from engine.tree.hydration import Entry, Signature
 
 State = Literal["remote", "clean", "dirty", "uploading", "local"]
 """What a file is:
@@ -113,6 +114,22 @@ def row_of(found: tuple[Any, ...]) -> Row:
     """Return what was selected as `COLUMNS`."""
     path, kind, ino, size, mtime, ctime, links, version, state, hydrated, *rest = found
     return Row(path, kind, Signature(ino, size, mtime, ctime), links, version, state, bool(hydrated), *rest)
+
+
+def made(entry: Entry, signature: Signature, *, hydrated: bool, digest: str, handle: bytes = b"") -> Row:
+    """Return the row of a file that is made as the store has it; `signature` is `NEVER` until it has its name."""
+    own = entry.attributes._replace(link="") if entry.attributes.link else entry.attributes
+    return Row(entry.path, "file", signature, 1, entry.version, "clean", hydrated, digest, "", own.text(), handle)
+
+
+def named(before: os.stat_result, now: os.stat_result) -> Signature:
+    """Return the signature of a file that has its name now.
+
+    Its ctime is that of getting it. If anything else changed since `before`, the signature is that of before, and the
+    next scan sees a change.
+    """
+    was, signature = Signature.of(before), Signature.of(now)
+    return signature if signature[:3] == was[:3] else was
 
 
 def parent_of(path: str) -> str:

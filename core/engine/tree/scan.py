@@ -107,7 +107,7 @@ class Scanner:
             own = self._parts.journal.row(directory)
             facts = os.fstat(fd)
             if own is None or own.signature != Signature.of(facts):
-                text = _text(attributes.read(name_in(fd, "."), facts, "directory"))
+                text = attributes.read(name_in(fd, "."), facts, "directory").text()
                 seen.append(_Seen(directory, "directory", Signature.of(facts), 1, text, True, b""))
             names = set()
             with os.scandir(fd) as entries:
@@ -157,7 +157,7 @@ class Scanner:
                 if row is not None and row.kind == kind and row.state != "remote" and _is_same(row, one):
                     return  # what differs is what its fetch does to it
             else:
-                text = _text(attributes.read(name_in(fd, entry.name), facts, kind))
+                text = attributes.read(name_in(fd, entry.name), facts, kind).text()
                 one = _Seen(path, kind, signature, facts.st_nlink, text, True, b"")
             seen.append(one)
         except OSError as err:
@@ -175,11 +175,7 @@ class Scanner:
         finally:
             os.close(fd)
         found = attributes.read(name_in(directory, name), facts, "file")._replace(mtime_ns=signature.mtime_ns)
-        return _Seen(path, "file", signature, facts.st_nlink, _text(found), complete, handle)
-
-
-def _text(found: attributes.Attributes) -> str:
-    return json.dumps(found.json(), separators=(",", ":"))
+        return _Seen(path, "file", signature, facts.st_nlink, found.text(), complete, handle)
 
 
 def _is_same(row: Row, one: _Seen) -> bool:

@@ -20,7 +20,7 @@ from typing import Literal
 from engine.spec.errors import EngineError, Unavailable
 from engine.spec.storage import Stat, StorageCaps, Store
 from engine.tree.attributes import Attributes
-from engine.tree.hydration import Entry, Local, Signature
+from engine.tree.hydration import Entry, Local, Make, Signature
 from engine.tree.listing import version_of
 from engine.tree.on_demand import OnDemandHydration
 from engine_drivers.storage.file import DirectoryStore
@@ -92,6 +92,9 @@ class TestSite:
         os.utime(staged, ns=(MTIME, entry.attributes.mtime_ns))
         staged.rename(target)
         return True
+
+    def install_new(self, entries: Sequence[Entry], make: Make) -> Sequence[Entry]:
+        return entries  # one by one
 
     def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:
         self.settled.append((path, before, after, hydrated))
