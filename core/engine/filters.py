@@ -59,16 +59,19 @@ def parse_time(value: str) -> float:
     Raises InvalidParameter.
     """
     try:
-        if math.isfinite(seconds := float(value)):
-            return seconds
-    except ValueError:
-        pass
+        seconds = _seconds_of(value)
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise InvalidParameter(f"invalid time {value!r}", hint="Use a Unix time, RFC 3339 or a duration like 10m.")
+    return seconds
+
+
+def _seconds_of(value: str) -> float:
     parts = _DURATION.findall(value)
     if parts and "".join(n + unit for n, unit in parts) == value:
         return time.time() - sum(float(n) * _SECONDS[unit] for n, unit in parts)
     try:
+        return float(value)
+    except ValueError:
         return datetime.fromisoformat(value).timestamp()
-    except (ValueError, OverflowError) as err:
-        raise InvalidParameter(
-            f"invalid time {value!r}", hint="Use a Unix time, RFC 3339 or a duration like 10m."
-        ) from err

@@ -314,10 +314,13 @@ class Arrival:
                 continue
             old = self._said.row(row.path)
             if row.path in stored or not row.path:
-                finished.append(self._finish(row))
+                now = self._finish(row)
+                if now != row:
+                    finished.append(now)
             elif remove and old is not None and old.version and not self._parts.journal.children(row.path):
                 self._remove_directory(row)
-        self._change(lambda database: changes.put(database, finished))
+        if finished:
+            self._change(lambda database: changes.put(database, finished))
 
     def _finish(self, row: Row) -> Row:
         """Give a directory what is said of it now, and return its row."""

@@ -16,9 +16,9 @@ from engine.spec.errors import ApplyFailed
 from engine.spec.trees import TreeProgress
 from engine.tree import attributes, changes
 from engine.tree.beneath import link_new
-from engine.tree.hydration import Entry, Make
+from engine.tree.hydration import Entry, Initializer
 from engine.tree.parts import Parts
-from engine.tree.rows import Row, made, named, parent_of
+from engine.tree.rows import Row, new_row, parent_of, placed_signature
 
 TOGETHER = 1000
 """Files whose rows are written to the journal together."""
@@ -26,7 +26,7 @@ REFUSED = "attributes not set"
 """Topic of notes on attributes that the local file system refused."""
 
 
-def place(parts: Parts, entries: Sequence[Entry], make: Make) -> list[Entry]:
+def place(parts: Parts, entries: Sequence[Entry], initialize: Initializer) -> list[Entry]:
     """Put files into the tree and into the journal, and return those whose names were taken; see `Site.install_new`.
 
     Raises ApplyFailed and Unavailable.
@@ -35,11 +35,11 @@ def place(parts: Parts, entries: Sequence[Entry], make: Make) -> list[Entry]:
     taken: list[Entry] = []
     for start in range(0, len(ordered), TOGETHER):
         parts.health.progress = TreeProgress(step="placing", done=start, total=len(ordered), unit="files")
-        taken += _place(parts, ordered[start : start + TOGETHER], make)
+        taken += _place(parts, ordered[start : start + TOGETHER], initialize)
     return taken
 
 
-def _place(parts: Parts, entries: Sequence[Entry], make: Make) -> list[Entry]:
+def _place(parts: Parts, entries: Sequence[Entry], initialize: Initializer) -> list[Entry]:
     rows: list[Row] = []
     taken: list[Entry] = []
     staging = os.open(parts.staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -47,24 +47,25 @@ def _place(parts: Parts, entries: Sequence[Entry], make: Make) -> list[Entry]:
         for directory, some in groupby(entries, key=_directory):
             with parts.root.directory(directory) as fd:
                 for entry in some:
-                    row = _place_one(parts, entry, make, staging, fd)
+                    row = _place_one(parts, entry, initialize, staging, fd)
                     if row is None:
                         taken.append(entry)
                     else:
                         rows.append(row)
     finally:
         os.close(staging)
-        parts.journal.change(lambda database: changes.put(database, rows))
+        if rows:
+            parts.journal.change(lambda database: changes.put(database, rows))
     return taken
 
 
-def _place_one(parts: Parts, entry: Entry, make: Make, staging: int, directory: int) -> Row | None:
+def _place_one(parts: Parts, entry: Entry, initialize: Initializer, staging: int, directory: int) -> Row | None:
     """Make one file; return its row, None if its name is taken."""
     name = parts.root.spelling.local(entry.path.rpartition("/")[2])
     try:
         fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=staging)
         try:
-            handle = make(entry, fd)
+            handle = initialize(entry, fd)
             refused = attributes.apply_to(fd, entry.attributes)
             before = os.fstat(fd)
             if not link_new(fd, directory, name):
@@ -76,7 +77,8 @@ def _place_one(parts: Parts, entry: Entry, make: Make, staging: int, directory: 
         raise ApplyFailed(f"{entry.path!r} cannot be put into the tree", why=err.strerror or str(err)) from err
     if refused:
         parts.health.note(REFUSED, entry.path, ", ".join(refused))
-    return made(entry, named(before, now), hydrated=not handle, digest=entry.digest, handle=handle)
+    signature = placed_signature(before, now)
+    return new_row(entry, signature, hydrated=not handle, digest=entry.digest, handle=handle)
 
 
 def _directory(entry: Entry) -> str:

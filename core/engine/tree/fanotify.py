@@ -175,8 +175,8 @@ def _copy_of(pid: int, fd: int) -> int:
 def handle_of(fd: int) -> bytes:
     """Return what names a file on its file system, whatever becomes of its path: see `open_handle`."""
     handle, mount = _Handle(_MAX_HANDLE), ctypes.c_int()
-    where = ctypes.byref(handle), ctypes.byref(mount)
-    _check(_libc.name_to_handle_at(fd, b"", *where, _AT_EMPTY_PATH), "name_to_handle_at")
+    result = _libc.name_to_handle_at(fd, b"", ctypes.byref(handle), ctypes.byref(mount), _AT_EMPTY_PATH)
+    _check(result, "name_to_handle_at")
     return bytes(handle)[: _Handle.data.offset + handle.size]
 
 

@@ -56,9 +56,9 @@ class Local(NamedTuple):
     version: str
 
 
-Make = Callable[[Entry, int], bytes]
-"""Gives an empty file that is open, and has no name yet, what it has instead of its content; returns its handle (see
-`Hydration.handle`), b"" if it is complete."""
+Initializer = Callable[[Entry, int], bytes]
+"""Makes an open, empty file without a name the placeholder of an object; returns its handle (see `Hydration.handle`),
+b"" if it is complete."""
 
 
 class Site(Protocol):
@@ -84,8 +84,8 @@ class Site(Protocol):
         `hydrated` says that its content is there; if not, `handle` is what it is found by (see `Hydration.handle`).
         """
 
-    def install_new(self, entries: Sequence[Entry], make: Make) -> Sequence[Entry]:
-        """The same for many files that are made here, with what `make` gives them: where their names are free.
+    def install_new(self, entries: Sequence[Entry], initialize: Initializer) -> Sequence[Entry]:
+        """The same for many files that are made here, with what `initialize` gives them, where their names are free.
 
         Return those whose names are taken: they are as they were. Raises EngineError; what is in place stays.
         """

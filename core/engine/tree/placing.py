@@ -26,7 +26,7 @@ from engine.tree import attributes, bulk, changes, rows
 from engine.tree.attributes import Attributes
 from engine.tree.beneath import exchange, in_use, rename_new, take_out
 from engine.tree.bulk import REFUSED
-from engine.tree.hydration import Entry, Local, Make, Signature
+from engine.tree.hydration import Entry, Initializer, Local, Signature
 from engine.tree.listing import version_of
 from engine.tree.names import conflict_name
 from engine.tree.parts import Parts
@@ -130,11 +130,11 @@ class Placer:
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
         row = self._parts.journal.row(entry.path)
-        new = rows.made(entry, NEVER, hydrated=hydrated, digest=digest, handle=handle)
+        new = rows.new_row(entry, NEVER, hydrated=hydrated, digest=digest, handle=handle)
         with self._parts.root.place(entry.path) as (fd, name):
             facts = os.stat(staged, follow_symlinks=False)
             if rename_new(str(staged), fd, name):
-                self._note(new._replace(signature=rows.named(facts, _now(fd, name, facts))))
+                self._note(new._replace(signature=rows.placed_signature(facts, _now(fd, name, facts))))
                 return True
             expected = self._replaceable(entry.path, row, fd, name)
             if expected is None or self._exchange(staged, new, expected, fd, name) is None:
@@ -142,9 +142,9 @@ class Placer:
                 return False
             return True
 
-    def install_new(self, entries: Sequence[Entry], make: Make) -> Sequence[Entry]:
+    def install_new(self, entries: Sequence[Entry], initialize: Initializer) -> Sequence[Entry]:
         """Put many new files into the tree; see `Site.install_new`."""
-        return bulk.place(self._parts, entries, make)
+        return bulk.place(self._parts, entries, initialize)
 
     def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:
         """Note that the strategy changed a file itself; see `Site.settle`."""
@@ -238,7 +238,7 @@ class Placer:
             out = os.stat(staged, follow_symlinks=False)
             if Signature.of(out)[:3] != expected[:3]:
                 kept = self.keep(staged, fd, new.path)
-        row = new._replace(signature=rows.named(facts, _now(fd, name, facts))) if happened else None
+        row = new._replace(signature=rows.placed_signature(facts, _now(fd, name, facts))) if happened else None
 
         def end(database: Database) -> None:
             changes.end_swap(database, swap)
@@ -262,7 +262,7 @@ class Placer:
         self.give_attributes(entry.path, staged, entry.attributes)
         with self._lock:
             digest = self._digests.pop(entry.path, entry.digest)
-        new = rows.made(entry, NEVER, hydrated=True, digest=digest)
+        new = rows.new_row(entry, NEVER, hydrated=True, digest=digest)
         with self._parts.root.place(entry.path) as (fd, name):
             kept = self._exchange(staged, new, NEVER, fd, name)
         if kept is None:

@@ -116,13 +116,13 @@ def row_of(found: tuple[Any, ...]) -> Row:
     return Row(path, kind, Signature(ino, size, mtime, ctime), links, version, state, bool(hydrated), *rest)
 
 
-def made(entry: Entry, signature: Signature, *, hydrated: bool, digest: str, handle: bytes = b"") -> Row:
+def new_row(entry: Entry, signature: Signature, *, hydrated: bool, digest: str, handle: bytes = b"") -> Row:
     """Return the row of a file that is made as the store has it; `signature` is `NEVER` until it has its name."""
     own = entry.attributes._replace(link="") if entry.attributes.link else entry.attributes
     return Row(entry.path, "file", signature, 1, entry.version, "clean", hydrated, digest, "", own.text(), handle)
 
 
-def named(before: os.stat_result, now: os.stat_result) -> Signature:
+def placed_signature(before: os.stat_result, now: os.stat_result) -> Signature:
     """Return the signature of a file that has its name now.
 
     Its ctime is that of getting it. If anything else changed since `before`, the signature is that of before, and the

@@ -6,15 +6,27 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
+
 from engine.plugins import Plugins
+from engine.spec.errors import Unsupported
 from engine.spec.storage import Store
 from engine.spec.trees import StoreSpec, SyncedTree
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
+from engine.tree import selftest
 from engine.tree.tree import Tree
 
 SECONDS = 60.0
 """Deadline of barriers: generous, for machines where much else runs."""
+
+
+def need_on_demand(directory: Path) -> None:
+    """Skip the test where the kernel or the file system of a directory cannot fetch files on demand."""
+    try:
+        selftest.check(directory)
+    except Unsupported as err:
+        pytest.skip(str(err))
 
 
 def store_of(url: str, options: dict[str, str] | None = None) -> Store:

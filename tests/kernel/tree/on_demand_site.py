@@ -20,7 +20,7 @@ from typing import Literal
 from engine.spec.errors import EngineError, Unavailable
 from engine.spec.storage import Stat, StorageCaps, Store
 from engine.tree.attributes import Attributes
-from engine.tree.hydration import Entry, Local, Make, Signature
+from engine.tree.hydration import Entry, Initializer, Local, Signature
 from engine.tree.listing import version_of
 from engine.tree.on_demand import OnDemandHydration
 from engine_drivers.storage.file import DirectoryStore
@@ -93,7 +93,7 @@ class TestSite:
         staged.rename(target)
         return True
 
-    def install_new(self, entries: Sequence[Entry], make: Make) -> Sequence[Entry]:
+    def install_new(self, entries: Sequence[Entry], initialize: Initializer) -> Sequence[Entry]:
         return entries  # one by one
 
     def settle(self, path: str, before: Signature, after: Signature, *, hydrated: bool, handle: bytes = b"") -> bool:

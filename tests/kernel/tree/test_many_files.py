@@ -6,20 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.kernel.tree.grounds import Place, keys, picture, store_of
+from tests.kernel.tree.grounds import Place, keys, need_on_demand, picture, store_of
 
-from engine.spec.errors import Unsupported
-from engine.tree import bulk, holder, placeholders, selftest
+from engine.tree import bulk, holder, placeholders
 
 COUNT = 300
 
 
 @pytest.fixture
 def store(tmp_path):
-    try:
-        selftest.check(tmp_path)
-    except Unsupported as err:
-        pytest.skip(str(err))
+    need_on_demand(tmp_path)
     yield store_of(f"file://{tmp_path}/store", {"fsync": "false"})
     for run in tmp_path.glob("*/run"):
         holder.end(run)

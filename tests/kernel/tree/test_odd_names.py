@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.storage import servers
-from tests.kernel.tree.grounds import Place, store_of
+from tests.kernel.tree.grounds import Place, need_on_demand, store_of
 
-from engine.spec.errors import InvalidParameter, Unsupported
+from engine.spec.errors import InvalidParameter
 from engine.spec.storage import Store
-from engine.tree import holder, selftest
+from engine.tree import holder
 
 NAMES = [
     os.fsdecode(name)
@@ -36,10 +36,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
 @pytest.fixture(params=["sync", "on-demand"])
 def mode(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "on-demand":
-        try:
-            selftest.check(tmp_path)
-        except Unsupported as err:
-            pytest.skip(str(err))
+        need_on_demand(tmp_path)
     yield request.param
     for host in "ab":
         holder.end(tmp_path / host / "run")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.kernel.tree.grounds import need_on_demand
 from tests.kernel.tree.on_demand_site import MTIME, TestSite, content, fill_store, open_tree
 
 from engine.spec.errors import Unavailable, Unsupported
@@ -105,10 +106,7 @@ class Volume:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Volume]:
-    try:
-        selftest.check(tmp_path)
-    except Unsupported as err:
-        pytest.skip(str(err))
+    need_on_demand(tmp_path)
     made = Volume(TestSite(tmp_path), fill_store(tmp_path, FILES))
     made.open(patience=5)
     yield made

@@ -22,10 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.kernel.tree.grounds import need_on_demand
 from tests.kernel.tree.on_demand_site import content, fill_store
 
-from engine.spec.errors import Unsupported
-from engine.tree import selftest
 from engine.tree.fanotify import Group
 
 KILLS = 200
@@ -199,10 +198,7 @@ def kill(pid: int) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    try:
-        selftest.check(tmp_path)
-    except Unsupported as err:
-        pytest.skip(str(err))
+    need_on_demand(tmp_path)
     made = Machine(tmp_path)
     try:
         made.start(ready=True)

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from tests.kernel.tree.fault_store import FaultStore
-from tests.kernel.tree.grounds import Place, store_of
+from tests.kernel.tree.grounds import Place, need_on_demand, store_of
 
-from engine.spec.errors import Unavailable, Unsupported
+from engine.spec.errors import Unavailable
 from engine.spec.storage import Store
 from engine.tree import content as contents
-from engine.tree import holder, selftest
+from engine.tree import holder
 from engine.tree.content import CHUNK
 from engine.tree.hydration import Signature
 from engine.tree.listing import version_of
@@ -30,10 +30,7 @@ from engine.tree.placing import Placer
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    try:
-        selftest.check(tmp_path)
-    except Unsupported as err:
-        pytest.skip(str(err))
+    need_on_demand(tmp_path)
     yield store_of(f"file://{tmp_path}/store", {"fsync": "false"})
     assert holder.end(tmp_path / "a/run")
 

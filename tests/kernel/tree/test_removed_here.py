@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from tests.kernel.tree.fault_store import Fault, FaultStore
-from tests.kernel.tree.grounds import Place, store_of
+from tests.kernel.tree.grounds import Place, need_on_demand, store_of
 
-from engine.spec.errors import Unavailable, Unsupported
+from engine.spec.errors import Unavailable
 from engine.spec.storage import Store
-from engine.tree import holder, selftest
+from engine.tree import holder
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -27,10 +27,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
 @pytest.fixture(params=["sync", "on-demand"])
 def mode(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "on-demand":
-        try:
-            selftest.check(tmp_path)
-        except Unsupported as err:
-            pytest.skip(str(err))
+        need_on_demand(tmp_path)
     yield str(request.param)
     if request.param == "on-demand":
         assert holder.end(tmp_path / "a/run")

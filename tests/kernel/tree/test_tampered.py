@@ -5,19 +5,15 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from tests.kernel.tree.grounds import Place, store_of
+from tests.kernel.tree.grounds import Place, need_on_demand, store_of
 
-from engine.spec.errors import Unsupported
-from engine.tree import holder, selftest
+from engine.tree import holder
 
 
 @pytest.mark.parametrize("mode", ["sync", "on-demand"])
 def test_a_file_that_is_whole_here_stays(tmp_path, monkeypatch, mode):
     if mode == "on-demand":
-        try:
-            selftest.check(tmp_path)
-        except Unsupported as err:
-            pytest.skip(str(err))
+        need_on_demand(tmp_path)
     monkeypatch.setenv("PW", "correct horse")
     given = {"crypt-password": "env:PW", "manifest": "true", "fsync": "false"}
     store = store_of(f"crypt::file://{tmp_path}/store", given)

@@ -11,19 +11,16 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.tree.fault_store import FaultStore
-from tests.kernel.tree.grounds import Place, store_of
+from tests.kernel.tree.grounds import Place, need_on_demand, store_of
 
-from engine.spec.errors import Unavailable, Unsupported
+from engine.spec.errors import Unavailable
 from engine.spec.storage import Store
-from engine.tree import holder, selftest
+from engine.tree import holder
 
 
 @pytest.fixture(params=["memory", "file"])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
-    try:
-        selftest.check(tmp_path)
-    except Unsupported as err:
-        pytest.skip(str(err))
+    need_on_demand(tmp_path)
     if request.param == "memory":
         yield store_of(f"memory://{tmp_path.name}{os.getpid()}")
     else:

@@ -242,12 +242,10 @@ def test_no_pattern_of_a_client_keeps_the_engine_busy() -> None:
         filtered(container, name=["(?=a)"])  # Go has no such thing either
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-1e999", "9" * 400 + "h", "0001-01-01T00:00:00+23:59"])
-def test_no_time_is_beyond_all_times(text: str) -> None:
-    try:
-        assert isinstance(parse_time(text), float)
-    except InvalidParameter:
-        pass
+@pytest.mark.parametrize("text", ["nan", "inf", "-1e999", "9" * 400 + "h", "0001-01-01T00:00:00"])
+def test_a_time_that_is_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter):
+        parse_time(text)
 
 
 def test_prune_filters() -> None:
