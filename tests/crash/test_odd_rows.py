@@ -116,19 +116,33 @@ def test_a_plan_that_is_odd(odd: CrashHost) -> None:
     odd.engine("network", "rm", "net-one", "net-two")
 
 
+def store_config(host: CrashHost, ref: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the configuration of an image that is there already, as an engine that did not check it has stored it."""
+    host.stop_daemon()
+    with contextlib.closing(sqlite3.connect(host.data_root / "image/images.db")) as db, db:
+        where = "id = (SELECT image FROM names WHERE name LIKE ?)"
+        (config,) = db.execute(f"SELECT config FROM images WHERE {where}", (f"%{ref}",)).fetchone()
+        doc = json.loads(config)
+        change(doc)
+        db.execute(f"UPDATE images SET config = ? WHERE {where}", (json.dumps(doc).encode(), f"%{ref}"))
+    host.start_daemon()
+
+
 def test_an_image_that_is_odd(odd: CrashHost, tmp_path: Path) -> None:
-    image = busybox_image(ExposedPorts={"zz": {}, "80/tcp": {}}, Labels={"a": "b"})
-    image = replace(image, created="not a date")
-    archive = docker_archive(tmp_path / "odd.tar", {"odd:1": image})
+    image = busybox_image(ExposedPorts={"80/tcp": {}}, Labels={"a": "b"})
+    archive = docker_archive(
+        tmp_path / "odd.tar", {"odd:1": image, "odd:2": replace(image, created="2020-01-01T00:00:00Z")}
+    )
     odd.engine("load", "-i", str(archive))
+    store_config(odd, "odd:1", lambda doc: doc.update(created="not a date"))
+    store_config(odd, "odd:1", lambda doc: doc["config"].update(ExposedPorts={"zz": {}, "80/tcp": {}}))
     odd.engine("images")
     odd.engine("system", "df")
     odd.engine("history", "odd:1")
     odd.engine("run", "-d", "--name", "one", "odd:1", "sleep", "1000")
     assert odd.engine("ps", "--format", "{{.Ports}}").stdout.strip() == "80/tcp"
     odd.engine("rm", "-f", "one")
-    archive = docker_archive(tmp_path / "odd.tar", {"odd:2": replace(image, run={**image.run, "Labels": {"a": 1}})})
-    odd.engine("load", "-i", str(archive))
+    store_config(odd, "odd:2", lambda doc: doc["config"].update(Labels={"a": 1}))
     done = odd.engine("create", "odd:2", "true", check=False)
     assert "the image's configuration is invalid" in done.stderr
     odd.engine("images")

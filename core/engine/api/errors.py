@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from engine.api import browser, versions
+from engine.api import browser, requests, versions
 from engine.api.requests import reply
 from engine.spec.errors import EngineError, Internal
 
@@ -41,6 +41,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     try:
         browser.check(request)
         versions.check(request)
+        requests.check(request)
         return await handler(request)
     except EngineError as err:
         if err.status >= 500:

@@ -12,7 +12,7 @@ from engine.api.attach import content_type
 from engine.api.containers import terminal_size
 from engine.api.detach import parse_keys
 from engine.api.hijack import RawConnection, Taken
-from engine.api.requests import acquire, call, json_body, reply, services
+from engine.api.requests import acquire, call, json_body, reply, services, text
 from engine.api.services.containers import ContainerManager
 from engine.api.services.data import JsonObject
 from engine.api.streams import STDOUT, Pump, discard, frame
@@ -26,7 +26,7 @@ async def create(request: web.Request) -> web.Response:
     config = await json_body(request)
     if not config.get("Cmd"):
         raise InvalidParameter("No exec command specified")
-    parse_keys(config.get("DetachKeys") or "")
+    parse_keys(text(config, "DetachKeys"))
     id = await call(request, services(request).containers.exec_create, request.match_info["id"], config)
     return reply({"Id": id}, status=201)
 

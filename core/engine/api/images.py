@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engine.api.requests import call, filters, flag, json_body, registry_auth, reply, required, services
+from engine.api.requests import call, filters, flag, json_body, registry_auth, reply, required, services, text
 from engine.api.services.data import JsonObject
 from engine.api.transfer import RequestStream, send_messages, send_written
 from engine.image.model import Image, Progress
@@ -254,7 +254,7 @@ async def build(request: web.Request) -> web.Response:
 async def login(request: web.Request) -> web.Response:
     """Check credentials with a registry."""
     given: dict[str, Any] = await json_body(request)
-    server, user, password = (str(given.get(k) or "") for k in ("serveraddress", "username", "password"))
+    server, user, password = (text(given, k) for k in ("serveraddress", "username", "password"))
     if given.get("identitytoken"):
         raise Unsupported("login with an identity token is not supported", hint="Use a user name and a password")
     if not user or not password:

@@ -14,9 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from aiohttp import web
 
+from engine import strict_json
 from engine.api.services import Services
 from engine.api.services.data import Filters, JsonObject
 from engine.spec.errors import DeadlineExceeded, InvalidParameter
+from engine.strict_json import NUMBER_LIMIT
 
 SERVICES = web.AppKey("services", Services)
 WORKERS = web.AppKey("workers", ThreadPoolExecutor)
@@ -70,15 +72,17 @@ def flag(request: web.Request, name: str, default: bool = False) -> bool:
     return default if value is None else value.strip().lower() not in ("", "0", "no", "false", "none")
 
 
+_NUMBER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
+
+
 def number(request: web.Request, name: str) -> int | None:
     """Return an integer parameter, None if it is absent or empty. Raises InvalidParameter."""
     value = request.query.get(name, "")
     if not value:
         return None
-    try:
-        return int(value)
-    except ValueError as err:
-        raise InvalidParameter(f"invalid value for {name}: {value!r} is not a number") from err
+    if not _NUMBER.fullmatch(value) or not -NUMBER_LIMIT <= (found := int(value)) < NUMBER_LIMIT:
+        raise InvalidParameter(f"invalid value for {name}: {value[:40]!r} is not a number of 64 bits")
+    return found
 
 
 def required(request: web.Request, name: str) -> str:
@@ -111,26 +115,34 @@ def filters(request: web.Request) -> Filters:
     return parse_filters(request.query.get("filters", ""))
 
 
+def check(request: web.Request) -> None:
+    """Raise InvalidParameter for a path or parameters that no text can be. The middleware calls it for each request."""
+    try:
+        for text in (*request.match_info.values(), *request.query.keys(), *request.query.values()):
+            strict_json.check_text(text)
+    except ValueError as err:
+        raise InvalidParameter("the request's path or parameters are malformed", why=str(err)) from err
+
+
 def parse_filters(source: str) -> Filters:
     """Parse docker's filters; see `filters`."""
     if not source:
         return {}
     try:
-        given = json.loads(source)
+        given = strict_json.loads(source)
     except ValueError as err:
         raise InvalidParameter("invalid filter", why=str(err)) from err
     if not isinstance(given, dict):
         raise InvalidParameter("invalid filter", why="not a JSON object")
     parsed: dict[str, list[str]] = {}
     for name, values in given.items():
-        if isinstance(values, dict):
+        if isinstance(values, dict) and all(isinstance(wanted, bool) for wanted in values.values()):
             parsed[name] = [value for value, wanted in values.items() if wanted]
         elif isinstance(values, list) and all(isinstance(value, str) for value in values):
             parsed[name] = values
         else:
-            raise InvalidParameter(
-                f"invalid filter {name!r}", why="its values are neither an object nor a list of strings"
-            )
+            expected = "an object of true and false or a list of strings"
+            raise InvalidParameter(f"invalid filter {name!r}", why=f"its values are not {expected}")
     return parsed
 
 
@@ -160,8 +172,8 @@ async def json_body(request: web.Request, *, optional: bool = False) -> JsonObje
         given = request.headers.get("Content-Type", "none")
         raise InvalidParameter(f"unsupported Content-Type header ({given}): must be 'application/json'")
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as err:
+        value = strict_json.loads(data)
+    except ValueError as err:
         raise InvalidParameter("invalid JSON", why=str(err)) from err
     if not isinstance(value, dict):
         raise InvalidParameter("invalid JSON", why=f"an object was expected, not {type(value).__name__}")
@@ -178,13 +190,23 @@ def strings(body: JsonObject, key: str) -> dict[str, str]:
     return dict(value)
 
 
+def text(body: JsonObject, key: str) -> str:
+    """Return a text of a body; empty if it is absent or null. Raises InvalidParameter."""
+    value = body.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidParameter(f"invalid {key}: a text is expected, not {type(value).__name__}")
+    return value
+
+
 def registry_auth(request: web.Request) -> dict[str, str] | None:
     """Return docker's AuthConfig from X-Registry-Auth (base64url of JSON), None if there is none or it is empty."""
     header = request.headers.get("X-Registry-Auth", "")
     if not header:
         return None
     try:
-        value = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+        value = strict_json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
     except (binascii.Error, ValueError) as err:
         raise InvalidParameter("invalid X-Registry-Auth header", why=str(err)) from err
     if not isinstance(value, dict):

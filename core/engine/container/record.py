@@ -92,8 +92,8 @@ class Container(BaseModel):
         return self.id[:12]
 
     def attributes(self) -> dict[str, str]:
-        """Return the attributes of its events: image, name and labels."""
-        return {"image": self.image_ref, "name": self.name, **self.config.labels}
+        """Return the attributes of its events: labels, image and name, of which no label takes the place."""
+        return {**self.config.labels, "image": self.image_ref, "name": self.name}
 
     def doc(self) -> dict[str, Any]:
         """Return what the database stores."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine import strict_json
+from engine.image.config import check_config
 from engine.image.reference import is_digest
 from engine.spec.errors import InvalidParameter, NotFound, Unsupported
 
@@ -18,21 +19,6 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 _CONFIGS = ("application/vnd.oci.image.config.v1+json", DOCKER_CONFIG, "")
-
-_SECTION: dict[str, type] = {
-    "Cmd": list,
-    "Entrypoint": list,
-    "Env": list,
-    "ExposedPorts": dict,
-    "Healthcheck": dict,
-    "Labels": dict,
-    "OnBuild": list,
-    "StopSignal": str,
-    "User": str,
-    "Volumes": dict,
-    "WorkingDir": str,
-}
-"""Types of the keys of `config` that others read."""
 
 _GO_MACHINES = {
     "x86_64": ("amd64", ""),
@@ -106,8 +92,8 @@ class Descriptor:
 def load_json(data: bytes, what: str) -> dict[str, Any]:
     """A JSON object from outside. Raises InvalidParameter."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as err:
+        value = strict_json.loads(data)
+    except ValueError as err:
         raise InvalidParameter(f"{what} is invalid", why=str(err)) from err
     if not isinstance(value, dict):
         raise InvalidParameter(f"{what} is invalid", why="it is not a JSON object")
@@ -150,17 +136,7 @@ def parse_manifest(manifest: Mapping[str, Any]) -> tuple[Descriptor, list[Descri
 def parse_config(data: bytes) -> tuple[dict[str, Any], tuple[str, ...]]:
     """An image configuration and its diff ids, bottom first."""
     config = load_json(data, "the image configuration")
-    rootfs = config.get("rootfs")
-    diff_ids = rootfs.get("diff_ids", ()) if isinstance(rootfs, dict) else None
-    if not isinstance(diff_ids, (list, tuple)) or not all(is_digest(str(d)) for d in diff_ids):
-        raise InvalidParameter("the image configuration is invalid", why="rootfs.diff_ids is not a list of digests")
-    section = config.get("config") or {}
-    history = config.get("history") or []
-    if not isinstance(section, dict) or not isinstance(history, list) or not all(isinstance(h, dict) for h in history):
-        raise InvalidParameter("the image configuration is invalid", why="config or history is malformed")
-    for key, kind in _SECTION.items():
-        if section.get(key) is not None and not isinstance(section[key], kind):
-            raise InvalidParameter("the image configuration is invalid", why=f"{key} is no {kind.__name__}")
-    if config.get("os", "linux") not in ("linux", ""):
+    diff_ids = check_config(config)
+    if config.get("os") not in ("linux", "", None):
         raise Unsupported("the image cannot run here", why=f"it is for {config['os']}")
-    return config, tuple(diff_ids)
+    return config, diff_ids

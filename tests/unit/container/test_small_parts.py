@@ -48,6 +48,11 @@ def test_name_servers_on_the_hosts_loopback_are_left_out() -> None:
     assert "127.0.0.53" in etc.resolv_conf(RESOLV, own_loopback=False)
 
 
+def test_no_label_takes_the_place_of_an_attribute_of_events() -> None:
+    container = make(labels={"name": "other", "image": "other", "a": "b"})
+    assert container.attributes() == {"name": "one", "image": "busybox", "a": "b"}
+
+
 def test_given_dns_replaces_the_hosts() -> None:
     text = etc.resolv_conf(RESOLV, servers=["9.9.9.9"], search=["a.b"], options=["ndots:2"], own_loopback=True)
     assert text == "nameserver 9.9.9.9\nsearch a.b\noptions ndots:2\n"

@@ -77,11 +77,61 @@ def test_refuses_what_is_no_image(manifest: dict[str, object], kind: type[Except
         b'{"rootfs":{},"config":[1]}',
         b'{"rootfs":{},"config":{"Env":"A=b"}}',
         b'{"rootfs":{},"config":{"Labels":[]}}',
+        b'{"rootfs":{},"config":{"Labels":{"a":1}}}',
+        b'{"rootfs":{},"config":{"Env":[1]}}',
+        b'{"rootfs":{},"config":{"Env":["A=\\u0000"]}}',
+        b'{"rootfs":{},"config":{"Cmd":["\\ud800"]}}',
+        b'{"rootfs":{},"config":{"Cmd":{"a":1}}}',
+        b'{"rootfs":{},"config":{"ExposedPorts":{"zz":{}}}}',
+        b'{"rootfs":{},"config":{"ExposedPorts":{"70000/tcp":{}}}}',
+        b'{"rootfs":{},"config":{"Healthcheck":{"Test":"true"}}}',
+        b'{"rootfs":{},"config":{"Healthcheck":{"Interval":1e30}}}',
+        b'{"rootfs":{},"config":{"Healthcheck":{"Interval":-1}}}',
+        b'{"rootfs":{},"config":{"User":0}}',
+        b'{"rootfs":{},"config":{"Volumes":{"/a":1}}}',
+        b'{"rootfs":{},"created":"not a date"}',
+        b'{"rootfs":{},"created":5}',
+        b'{"rootfs":{},"history":[{"created_by":[]}]}',
+        b'{"rootfs":{},"author":{}}',
+        b'{"rootfs":{},"architecture":1}',
+        b'{"rootfs":{"diff_ids":"sha256:' + b"a" * 64 + b'"}}',
     ],
 )
 def test_refuses_malformed_configurations(data: bytes) -> None:
     with pytest.raises(InvalidParameter):
         parse_config(data)
+
+
+def test_accepts_what_others_write() -> None:
+    """Null is "not given" in Go, which writes nine digits of a second; ranges are buildah's, one string is docker's."""
+    section = {
+        "Cmd": None,
+        "Entrypoint": "/start",
+        "Env": ["PATH=/bin", "EMPTY=", "BARE"],
+        "ExposedPorts": {"80": {}, "53/udp": {}, "8000-8010/tcp": {}},
+        "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 30_000_000_000, "Retries": 3},
+        "Labels": {"a": ""},
+        "Volumes": {"/data": {}, "/more": None},
+        "ArgsEscaped": True,
+    }
+    image = {
+        "os": "linux",
+        "created": "2024-02-29T12:00:00.123456789Z",
+        "config": section,
+        "container_config": {"Cmd": 1},
+        "rootfs": {"type": "layers", "diff_ids": [D]},
+        "history": [{"created": "0001-01-01T00:00:00Z", "created_by": "/bin/sh", "empty_layer": True}, {}],
+    }
+    config, diff_ids = parse_config(json.dumps(image).encode())
+    assert config == image
+    assert diff_ids == (D,)
+    assert parse_config(b'{"config":null,"history":null,"rootfs":{"diff_ids":null}}')[1] == ()
+
+
+def test_says_which_field_is_wrong() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse_config(b'{"rootfs":{},"config":{"Labels":{"a":1}}}')
+    assert "config.Labels.a" in caught.value.why
 
 
 def test_refuses_another_operating_system() -> None:
