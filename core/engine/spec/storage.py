@@ -51,6 +51,8 @@ class StorageCaps(Frozen):
     """Reads of a part of an object cost a part of it."""
     put_if: bool = False
     """Writes that fail when somebody else changed the object (compare and swap)."""
+    delete_if: bool = False
+    """Removals that fail when somebody else changed the object. Since contract 1.2."""
     server_copy: bool = False
     """Copies made by the server: no byte passes through this host."""
     metadata: bool = False
@@ -145,8 +147,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is gone already is no error."""
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Remove an object; one that is gone already is no error.
+
+        With `if_match` only the object of that etag is removed; if there is another one, Conflict is raised. A store
+        that cannot do so raises Unsupported, and removes nothing. That may turn out late, where `caps` says what the
+        protocol knows and a server does not keep to it. Without `delete_if` in `caps` nobody gives `if_match`.
+        """
 
     @abstractmethod
     def list(self, prefix: str = "", *, delimiter: Literal["", "/"] = "") -> Iterator[Stat]:
@@ -208,7 +215,7 @@ class StorageDriver(Driver, Generic[StorageOptionsT]):
     """Base of storage drivers. One that opens a store defines `open_store`, one that wraps another `wrap_store`."""
 
     GROUP: ClassVar[str] = "engine.storage"
-    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 1)
+    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 2)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("open_store", "wrap_store", "store_caps")
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)
 

@@ -36,6 +36,7 @@ from engine.tree.attributes import Attributes
 from engine.tree.journal import Journal
 from engine.tree.listing import version_of
 from engine.tree.names import sidecar_of
+from engine.tree.removing import remove
 from engine.tree.rows import DirectoryRow
 from engine.tree.written import Written
 
@@ -223,15 +224,28 @@ class Sidecars:
 
     def _remove(self, noted: DirectoryRow) -> None:
         """Remove the sidecar of a directory that is gone; not if somebody else uses that directory by now."""
+        for _ in range(_TRIES):
+            try:
+                self._remove_own(noted)
+                break
+            except Conflict:  # whether it is still ours is to be decided anew
+                continue
+        else:
+            raise Unavailable(
+                f"the sidecar of {noted.path} cannot be removed", why="others always come first", hint="It is retried"
+            )
+        self._journal.change(lambda database: changes.drop_sidecar(database, noted))
+
+    def _remove_own(self, noted: DirectoryRow) -> None:
+        """Remove the sidecar of a directory if it is this host's. Raises Conflict if it is written meanwhile."""
         key = sidecar_of(noted.path)
         try:
             facts = self._store.head(key) if noted.version or noted.sent else None
         except InvalidParameter:  # a name that the store refuses has nothing there
             facts = None
         if facts is not None and (version_of(facts) == noted.version or self._is_own(noted, key)):
-            self._store.delete(key)
+            remove(self._store, key, facts)
             self._written.removed(key)
-        self._journal.change(lambda database: changes.drop_sidecar(database, noted))
 
     def _is_own(self, noted: DirectoryRow, key: str) -> bool:
         """Whether a sidecar is as this host wrote it without an answer, and nobody else wrote it since."""

@@ -19,6 +19,7 @@ from engine.tree.conflict import Conflicts
 from engine.tree.listing import version_of
 from engine.tree.parts import Parts
 from engine.tree.placing import CHUNK
+from engine.tree.removing import remove
 from engine.tree.rows import Removal, Row, State, parent_of
 from engine.tree.scan import STAYS_LOCAL
 from engine.tree.schema import Database
@@ -166,7 +167,10 @@ class Uploader:
         if found is not None and self._ours(removal, found):
             if not self._is_here(removal):
                 return Outcome.HELD
-            self._parts.store.delete(removal.path)
+            try:
+                remove(self._parts.store, removal.path, found)
+            except Conflict:
+                return Outcome.CHANGED
             self._parts.written.removed(removal.path)
         elif found is not None:
             self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")

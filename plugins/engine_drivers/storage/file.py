@@ -37,6 +37,7 @@ from engine_sdk.storage import Location, Translator, level, matching
 _CAPS = StorageCaps(
     ranged=True,
     put_if=True,
+    delete_if=True,
     server_copy=True,
     multipart=True,
     delimiter=True,
@@ -164,12 +165,15 @@ class DirectoryStore(Store):
             for directory in {path.parent, *(p.parent for p in missing)}:
                 _sync_directory(directory)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
         """Remove a file and the directories that are empty then; one that is gone already is no error."""
         path = self._path(key)
         with self._translate(f"removing {key!r}"), self._locked():
-            if self.head(key) is None:
+            found = self.head(key)
+            if found is None:
                 return
+            if if_match is not None and found.etag != if_match:
+                raise Conflict(f"removing {key!r}", driver="file", why="the object is not what the condition says")
             path.unlink(missing_ok=True)
             for directory in path.parents:
                 if directory == self._root:

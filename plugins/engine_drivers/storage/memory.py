@@ -23,7 +23,9 @@ from engine_sdk import (
 )
 from engine_sdk.storage import Location, level, matching
 
-_CAPS = StorageCaps(durable=False, ranged=True, put_if=True, server_copy=True, metadata=True, delimiter=True)
+_CAPS = StorageCaps(
+    durable=False, ranged=True, put_if=True, delete_if=True, server_copy=True, metadata=True, delimiter=True
+)
 _Object = tuple[bytes, Stat]
 
 
@@ -82,10 +84,13 @@ class MemoryStore(Store):
             self._bucket.objects[self._prefix + key] = (bytes(data), stat)
         return stat
 
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is gone already is no error."""
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Remove an object, with `if_match` on a condition; one that is gone already is no error."""
         check_key(key, self.caps, driver="memory")
         with self._bucket.lock:
+            found = self.head(key)
+            if if_match is not None and found is not None and found.etag != if_match:
+                raise Conflict(f"removing {key!r}", driver="memory", why="the object is not what the condition says")
             self._bucket.objects.pop(self._prefix + key, None)
 
     def list(self, prefix: str = "", *, delimiter: Literal["", "/"] = "") -> Iterator[Stat]:

@@ -78,6 +78,8 @@ class FsspecStore(Store):
     def __init__(self, fs: Any, root: str, *, caps: StorageCaps, translate: Translator, deadline: float = 60.0) -> None:
         if caps.put_if:
             raise ValueError("fsspec has no conditional writes: do not declare put_if")
+        if caps.delete_if:
+            raise ValueError("fsspec has no conditional removals: do not declare delete_if")
         self.caps = caps
         self.heads_first = caps.hierarchical
         """Ask what a key is before reading it: it may be a directory."""
@@ -234,14 +236,14 @@ class FsspecStore(Store):
         if not self.caps.writable:
             raise Unsupported("this store is read-only", driver=driver)
         if if_match is not None:
-            raise Unsupported("this store cannot write on a condition", driver=driver, hint="s3, gcs and azure can")
+            raise Unsupported("this store knows no conditions", driver=driver, hint="s3, gcs and azure can")
         if metadata:
             raise Unsupported("this store keeps no metadata", driver=driver)
 
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is gone already is no error."""
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Remove an object; one that is gone already is no error. Unsupported with `if_match`."""
         path = self.path(key)
-        self._writable(None, None)
+        self._writable(if_match, None)
         info = self._info(path, f"removing {key!r}")
         if info is None or info["type"] == "directory":
             return

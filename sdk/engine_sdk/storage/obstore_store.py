@@ -223,13 +223,15 @@ class ObstoreStore(Store):
             raise Conflict("the object that is to be replaced has changed")
         return {"version": facts.get("version")}
 
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is gone already is no error."""
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Remove an object; one that is gone already is no error. Unsupported with `if_match`: obstore has no such."""
         import obstore
 
         path = self._path(key)
         if not self.caps.writable:
             raise Unsupported("this store is read-only", driver=self._translate.driver)
+        if if_match is not None:
+            raise Unsupported("this store cannot remove on a condition", driver=self._translate.driver)
         with self._translate(f"removing {key!r}"):
             try:
                 obstore.delete(self._store, path)

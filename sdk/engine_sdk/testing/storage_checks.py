@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -180,6 +181,7 @@ def lists_one_level(site: Site) -> None:
 def refuses_what_it_does_not_declare(site: Site) -> None:
     """A condition, metadata, a copy or a write that the store cannot do is Unsupported, and nothing is written."""
     caps, key = site.caps, site.key("a")
+    knows = "if_match" in inspect.signature(site.store.delete).parameters  # not where it is older than contract 1.2
     tries: Iterable[tuple[str, bool, Callable[[], object]]] = (
         ("a condition", caps.put_if, lambda: site.store.put(key, b"1", if_match=ABSENT)),
         ("a condition on an etag", caps.put_if, lambda: site.store.put(key, b"1", if_match='"1"')),
@@ -188,6 +190,7 @@ def refuses_what_it_does_not_declare(site: Site) -> None:
         ("a copy", caps.server_copy, lambda: site.store.copy(key, site.key("b"))),
         ("a write", caps.writable, lambda: site.store.put(key, b"1")),
         ("a deletion", caps.writable, lambda: site.store.delete(key)),
+        ("a deletion on a condition", caps.delete_if or not knows, lambda: site.store.delete(key, if_match='"1"')),
     )
     undeclared = [(what, ask) for what, declared, ask in tries if not declared]
     if not undeclared:

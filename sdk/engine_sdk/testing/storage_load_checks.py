@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from engine_sdk import ABSENT, Conflict, EngineError, Forbidden, InvalidParameter, Store, Unavailable
+from engine_sdk import ABSENT, Conflict, EngineError, Forbidden, InvalidParameter, Store, Unavailable, Unsupported
 from engine_sdk.testing.checks import Checks, NotDeclared
 from engine_sdk.testing.storage_site import Site, equal, live_in, refused
 from engine_sdk.testing.storage_subject import StorageSubject
@@ -131,6 +132,53 @@ def one_of_many_writers_wins(site: Site) -> None:
         if facts is None or facts.etag is None:
             raise AssertionError("the object has no etag")
         condition = facts.etag
+
+
+@live
+def removes_on_conditions(site: Site) -> None:
+    """A removal on a condition happens when it holds; it is a Conflict where another object is, none where none is."""
+    _need_conditional_removal(site)
+    store, key = site.store, site.key("a")
+    first, second = store.put(key, b"1"), store.put(key, b"22")
+    refused("a removal of an old etag", Conflict, lambda: store.delete(key, if_match=first.etag))
+    equal("the content", store.get(key), b"22")
+    store.delete(key, if_match=second.etag)
+    equal("the facts of a removed object", store.head(key), None)
+    store.delete(key, if_match=second.etag)
+    store.put(key, b"333")
+    refused("a removal of an object that was replaced", Conflict, lambda: store.delete(key, if_match=second.etag))
+    equal("the content", store.get(key), b"333")
+
+
+@live
+def a_removal_on_a_condition_takes_nothing_else(site: Site) -> None:
+    """What somebody writes at the moment of a removal on a condition is there afterwards, whoever was first."""
+    _need_conditional_removal(site)
+    store, key = site.store, site.key("raced")
+
+    def remove(etag: str | None) -> None:
+        with contextlib.suppress(Conflict):
+            store.delete(key, if_match=etag)
+
+    for turn in range(3):
+        old = store.put(key, b"old %d" % turn)
+        with ThreadPoolExecutor(RACERS) as pool:
+            asked: list[Future[object]] = [pool.submit(remove, old.etag) for _ in range(RACERS // 2)]
+            asked.append(pool.submit(store.put, key, b"new %d" % turn))
+            asked += [pool.submit(remove, old.etag) for _ in range(RACERS // 2)]
+        for each in asked:
+            each.result()
+        equal("the content", store.get(key), b"new %d" % turn)
+
+
+def _need_conditional_removal(site: Site) -> None:
+    """End the check if there is none. What a driver's protocol knows, a server may not."""
+    site.need("delete_if")
+    key = site.key("removed")
+    try:
+        site.store.delete(key, if_match=site.store.put(key, b"1").etag)
+    except Unsupported as err:
+        raise NotDeclared(str(err)) from err
 
 
 @live

@@ -51,8 +51,8 @@ class FaultStore(Store):
             "put", key, lambda: self.inner.put_stream(key, chunks, if_match=if_match, metadata=metadata)
         )
 
-    def delete(self, key: str) -> None:
-        self._through("delete", key, lambda: self.inner.delete(key))
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        self._through("delete", key, lambda: self.inner.delete(key, if_match=if_match))
 
     def list(self, prefix: str = "", *, delimiter: Literal["", "/"] = "") -> Iterator[Stat]:
         return iter(self._through("list", prefix, lambda: list(self.inner.list(prefix, delimiter=delimiter))))

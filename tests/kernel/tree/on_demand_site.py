@@ -55,8 +55,8 @@ class SlowStore(Store):
     def put(self, key: str, data: bytes, **more: object) -> Stat:
         return self.inner.put(key, data, **more)  # type: ignore[arg-type]
 
-    def delete(self, key: str) -> None:
-        self.inner.delete(key)
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        self.inner.delete(key, if_match=if_match)
 
     def list(self, prefix: str = "", *, delimiter: Literal["", "/"] = "") -> Iterator[Stat]:
         return self.inner.list(prefix, delimiter=delimiter)

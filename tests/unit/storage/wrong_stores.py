@@ -47,6 +47,26 @@ class Racy(Wrong):
             return super().put(key, data, metadata=metadata)
 
 
+class Careless(Wrong):
+    """Ignores the conditions of removals."""
+
+    class store(MemoryStore):
+        def delete(self, key, *, if_match=None):
+            super().delete(key)
+
+
+class Peeping(Wrong):
+    """Looks first and removes later."""
+
+    class store(MemoryStore):
+        def delete(self, key, *, if_match=None):
+            found = self.head(key)
+            if found is not None and if_match not in (None, found.etag):
+                raise Conflict("changed")
+            time.sleep(0.01)
+            super().delete(key)
+
+
 class Whole(Wrong):
     """Ignores the end of a range."""
 
@@ -104,10 +124,10 @@ class Strict(Wrong):
     """Takes a second deletion for an error."""
 
     class store(MemoryStore):
-        def delete(self, key):
+        def delete(self, key, *, if_match=None):
             if self._find(key) is None:
                 raise Conflict("not there")
-            super().delete(key)
+            super().delete(key, if_match=if_match)
 
 
 class Credulous(Wrong):

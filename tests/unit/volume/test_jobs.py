@@ -241,7 +241,7 @@ class Failing(Store):
     def put(self, key: str, data: bytes, **_: object) -> Stat:
         raise self.error
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
         raise self.error
 
     def list(self, prefix: str = "", **_: object) -> Iterator[Stat]:

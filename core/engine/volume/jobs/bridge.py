@@ -248,5 +248,5 @@ class _Handler(BaseHTTPRequestHandler):
         if key is None:
             self._send(404)
             return
-        self.bridge.store.delete(key)
+        self.bridge.store.delete(key)  # without a condition: a name is of one content, and nobody writes over it
         self._send(200)

@@ -375,7 +375,7 @@ class Manifest:
         if not self._append(segment):
             return  # another host writes: it, or the next time
         for generation, kind in self._listed().items():
-            if generation < segment.generation:
+            if generation < segment.generation:  # nobody writes such a name again: no condition is needed
                 self._inner.delete(Segment(generation, kind, "", {}, ()).name)
 
     def close(self) -> None:

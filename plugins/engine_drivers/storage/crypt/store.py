@@ -35,6 +35,7 @@ from engine_sdk import (
     Stat,
     StorageCaps,
     Store,
+    Unsupported,
     check_key,
     check_range,
     exactly,
@@ -190,10 +191,15 @@ class CryptStore(Store):
         self._wrote(name, nonce, sealed.size)
         return self._plain(key, stat)
 
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is gone already is no error."""
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Remove an object, with `if_match` on a condition; one that is gone already is no error."""
         name = self._new(key)
-        self._inner.delete(name)
+        if if_match is None:
+            self._inner.delete(name)
+        elif self.caps.delete_if:
+            self._inner.delete(name, if_match=if_match)
+        else:
+            raise Unsupported("this store cannot remove on a condition", driver="crypt")
         if self._manifest is not None:
             self._manifest.removed(name)
 
