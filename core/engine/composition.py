@@ -94,6 +94,7 @@ class Engine:
         self._build_hosts_side()
         self._build_managers()
         self.containers = self._container_manager()
+        self.doctor.examiners.append(self.containers.freezer)
         self.jobs = JobManager(
             self.state, self.volumes, self.plugins, self.secrets, self.containers, data / "jobs", self._secrets
         )
@@ -179,13 +180,13 @@ class Engine:
     def restore(self) -> None:
         """Bring the host to what the database says: adopt what lives, remove what is left over, start what restarts."""
         lost = bool(self.state.loss)
-        living = self.containers.restore(complete=not lost)
+        working = self.jobs.users()
+        living = self.containers.restore(complete=not lost, working=working)
         for id in living:
             container = self._store.get(id)
             with alone(f"container {container.name}", self._faults):
                 self.mounts.adopt(f"rootfs:{id}", self.environment.rootfs_plan(container))
         self.networks.restore(living)
-        working = self.jobs.users()
         self.volumes.restore([*living, *working], [*(c.id for c in self._store.all()), *working])
         self.images.collect(users_known=not lost)
         self.doctor.collect()

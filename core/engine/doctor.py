@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from engine.api.services.data import JsonObject
 from engine.reconcile.applier import Difference
@@ -29,19 +30,29 @@ def note_json(resource: str, sentence: str) -> JsonObject:
     return {"resource": resource, "state": sentence, "owner": "engine", "title": "engine", "fields": {}}
 
 
+class Examiner(Protocol):
+    """A part of the engine that can compare something other than plans with the host, and repair it."""
+
+    def diff(self) -> list[Difference]: ...  # noqa: D102
+    def repair(self) -> Report: ...  # noqa: D102
+
+
 class Doctor:
     """Compares, repairs and collects. The parts that are not the network's come last: see `Engine`."""
 
     def __init__(self, reconcilers: Sequence[Reconciler], title: Callable[[str], str] = str) -> None:
         self._reconcilers = reconcilers
         self._title = title
+        self.examiners: list[Examiner] = []
+        """Who else compares and repairs."""
         self.notes: list[Callable[[], Sequence[JsonObject]]] = []
         """Who tells further things that are not as they should be, which no repair of the host can change."""
 
     def diff(self) -> list[JsonObject]:
         """Return all differences, in sandboxes too; nothing is changed."""
-        found = [difference_json(d, self._title) for part in self._reconcilers for d in part.diff(sandboxes=True)]
-        return [*found, *self._noted()]
+        found = [difference for part in self._reconcilers for difference in part.diff(sandboxes=True)]
+        found += [difference for examiner in self.examiners for difference in examiner.diff()]
+        return [*(difference_json(d, self._title) for d in found), *self._noted()]
 
     def repair(self) -> JsonObject:
         """Repair, and return what was done and what is left."""
@@ -50,6 +61,10 @@ class Doctor:
         for part in self._reconcilers:
             report = part.repair(sandboxes=True)
             repaired += [*report.fixed, *part.collect()]
+            left += report.left
+        for examiner in self.examiners:
+            report = examiner.repair()
+            repaired += report.fixed
             left += report.left
         return {
             "repaired": [difference_json(d, self._title) for d in repaired],

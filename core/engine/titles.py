@@ -26,6 +26,6 @@ def title_of(owner: str, networks: NetworkManager, containers: ContainerStore) -
             return f"endpoint {endpoint[:12]} of network {networks.get(network).name} on another host"
         if kind == "wireguard":
             return "encryption between hosts"
-        if kind == "rootfs":
+        if kind in ("rootfs", "container"):
             return f"container {containers.get(rest).name}"
     return owner

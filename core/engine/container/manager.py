@@ -17,10 +17,11 @@ from engine.container.environment import Environment
 from engine.container.execs import Execs
 from engine.container.files import Archive, ContainerFiles
 from engine.container.filters import prune_matches
+from engine.container.freezer import Freezer
 from engine.container.launch import resources
 from engine.container.lifecycle import Lifecycle
 from engine.container.logs import ContainerLogs, LogQuery
-from engine.container.naming import check_name
+from engine.container.naming import check_name, new_id
 from engine.container.presenter import Presenter
 from engine.container.publishing import ContainerPorts
 from engine.container.record import Container, Endpoint
@@ -65,7 +66,9 @@ class ContainerManager:
         self._volumes = volumes
         self._events = events
         self._lifecycle = Lifecycle(store, environment, conmon, events, self._delete)
-        self._signals = Signals(store, self._lifecycle, conmon, events)
+        self.freezer = Freezer(store, self._lifecycle, conmon, events)
+        """What is paused; the doctor compares it with the host."""
+        self._signals = Signals(store, self._lifecycle, self.freezer, conmon, events)
         self._connections = Connections(store, environment, networks)
         self._execs = Execs(conmon, events)
         self._presenter = Presenter(store, environment, images, networks)
@@ -191,13 +194,17 @@ class ContainerManager:
         """Send a signal; SIGKILL if none is given."""
         self._signals.kill(self._store.get(ref), signal)
 
-    def pause(self, ref: str) -> None:
-        """Freeze a container."""
-        self._signals.pause(self._store.get(ref))
+    def pause(self, ref: str, work: str = "") -> None:
+        """Freeze a container, for the time of some work if it is named."""
+        self.freezer.pause(self._store.get(ref), work)
 
     def unpause(self, ref: str) -> None:
         """Thaw a container."""
-        self._signals.unpause(self._store.get(ref))
+        self.freezer.unpause(self._store.get(ref))
+
+    def end_pause(self, ref: str, work: str) -> None:
+        """Thaw a container if it is paused for that work."""
+        self.freezer.end_pause(self._store.get(ref), work)
 
     def wait(self, ref: str, condition: str) -> Future[ExitResult]:
         """Return a future of the end."""
@@ -320,11 +327,12 @@ class ContainerManager:
 
     @contextmanager
     def _frozen(self, container: Container) -> Iterator[None]:
-        self.pause(container.id)
+        work = f"commit-{new_id()}"
+        self.freezer.pause(container, work)
         try:
             yield
         finally:
-            self.unpause(container.id)
+            self.freezer.end_pause(container, work)
 
     # Views
 
@@ -354,7 +362,7 @@ class ContainerManager:
         return read_stats(self._cgroup(container), container.state.pid) | base
 
     def _cgroup(self, container: Container) -> str:
-        return str(self._conmon.bundle(container.id).read_config()["linux"]["cgroupsPath"])
+        return self._conmon.bundle(container.id).cgroup()
 
     # Networks
 
@@ -383,12 +391,14 @@ class ContainerManager:
             result[container.state.status] = result.get(container.state.status, 0) + 1
         return result
 
-    def restore(self, *, complete: bool) -> builtins.list[str]:
-        """First half of a daemon's start: find what runs; see `Lifecycle.restore`.
+    def restore(self, *, complete: bool, working: Collection[str]) -> builtins.list[str]:
+        """First half of a daemon's start: find what runs, and thaw and freeze it; see `Lifecycle` and `Freezer`.
 
-        `complete` unless there may be containers that the database has lost.
+        `complete` unless there may be containers that the database has lost; `working` is the work for which some of
+        them are paused and which goes on.
         """
         living = self._lifecycle.restore()
+        self.freezer.restore(living, working)
         for volume in self._volumes.list() if complete else ():
             # Made for a container whose creation was interrupted before the container's own row was written.
             if volume.anonymous and volume.references and not any(map(self._store.has, volume.references)):

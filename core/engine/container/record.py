@@ -50,6 +50,9 @@ class ContainerState(BaseModel):
 
     status: Status = "created"
     pid: int = 0
+    paused_for: str = ""
+    """For what work it is paused, and only as long as that takes (a commit, a job of a volume); empty: until somebody
+    ends the pause."""
     exit_code: int = 0
     error: str = ""
     oom_killed: bool = False

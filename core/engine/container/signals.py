@@ -1,10 +1,11 @@
-"""What is done to the processes of a running container: stop, kill, pause."""
+"""What ends the processes of a running container, or tells them something: stop, kill."""
 
 from __future__ import annotations
 
 import signal
 
 from engine.container.creation import signal_number
+from engine.container.freezer import Freezer
 from engine.container.lifecycle import Lifecycle
 from engine.container.record import Container
 from engine.container.store import ContainerStore
@@ -23,9 +24,12 @@ _ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTER
 class Signals:
     """Sends signals to containers, and waits for the end that they are to bring."""
 
-    def __init__(self, store: ContainerStore, lifecycle: Lifecycle, conmon: Conmon, events: EventBus) -> None:
+    def __init__(
+        self, store: ContainerStore, lifecycle: Lifecycle, freezer: Freezer, conmon: Conmon, events: EventBus
+    ) -> None:
         self._store = store
         self._lifecycle = lifecycle
+        self._freezer = freezer
         self._conmon = conmon
         self._events = events
 
@@ -36,8 +40,7 @@ class Signals:
             self._lifecycle.give_up_restart(container)
             if not container.state.running:
                 return False
-            if container.state.status == "paused":
-                self._unpause(container)
+            self._freezer.thaw(container)
             container.state.stopped_by_hand = True
             self._store.save(container)
             ended = self._lifecycle.when_ended(container)
@@ -64,8 +67,8 @@ class Signals:
             if number in (signal_number("KILL"), signal_number(container.config.stop_signal)):
                 container.state.stopped_by_hand = True
                 self._store.save(container)
-            if container.state.status == "paused" and number == signal_number("KILL"):
-                self._unpause(container)
+            if number == signal_number("KILL"):
+                self._freezer.thaw(container)
             self._signal(container, number)
         self._events.emit("container", "kill", container.id, {**container.attributes(), "signal": str(number)})
 
@@ -75,8 +78,7 @@ class Signals:
             self._lifecycle.give_up_restart(container)
             if not container.state.running:
                 return
-            if container.state.status == "paused":
-                self._unpause(container)
+            self._freezer.thaw(container)
             container.state.stopped_by_hand = True
             ended = self._lifecycle.when_ended(container)
             self._signal(container, signal.SIGKILL)
@@ -86,31 +88,6 @@ class Signals:
             raise DeadlineExceeded(
                 f"container {container.name} did not end", why=f"SIGKILL was sent {KILL_SECONDS:.0f} s ago"
             ) from err
-
-    def pause(self, container: Container) -> None:
-        """Freeze a container."""
-        with self._store.lock(container):
-            if container.state.status == "paused":
-                raise Conflict(f"Container {container.id} is already paused")
-            if not container.state.running:
-                raise Conflict(f"Container {container.id} is not running")
-            self._conmon.runtime.pause(container.id)
-            container.state.status = "paused"
-            self._store.save(container)
-        self._emit(container, "pause")
-
-    def unpause(self, container: Container) -> None:
-        """Thaw a container."""
-        with self._store.lock(container):
-            if container.state.status != "paused":
-                raise Conflict(f"Container {container.id} is not paused")
-            self._unpause(container)
-        self._emit(container, "unpause")
-
-    def _unpause(self, container: Container) -> None:
-        self._conmon.runtime.resume(container.id)
-        container.state.status = "running"
-        self._store.save(container)
 
     def _signal(self, container: Container, number: int) -> None:
         try:

@@ -59,6 +59,10 @@ class Bundle:
         """The OCI configuration that the container was made from."""
         return dict(json.loads(self.config.read_text()))
 
+    def cgroup(self) -> str:
+        """Path of the container's cgroup in each hierarchy, as of the OCI configuration."""
+        return str(self.read_config()["linux"]["cgroupsPath"])
+
     def exec_bundle(self, exec_id: str) -> Bundle:
         """Directory of an exec in this container."""
         return Bundle(exec_id, self.path / "x" / exec_id)

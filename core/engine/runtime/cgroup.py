@@ -80,6 +80,18 @@ def _procs_files(directory: Path) -> Iterator[Path]:
             yield Path(parent, "cgroup.procs")
 
 
+def frozen(path: str) -> bool | None:
+    """Whether the cgroup `path` itself (not one above it) is frozen or about to be; None when it does not exist, or
+    nothing freezes cgroups here. Source: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst.
+    """
+    for controller, file in (("freezer", "freezer.self_freezing"), ("", "cgroup.freeze")):
+        directory = hierarchy().directory(controller, path)
+        with contextlib.suppress(FileNotFoundError):
+            if directory is not None:
+                return (directory / file).read_text().strip() == "1"
+    return None
+
+
 def own_paths() -> dict[str, str]:
     """Controller (empty string for v2) to the cgroup of this process."""
     paths: dict[str, str] = {}

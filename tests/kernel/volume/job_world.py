@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.kernel.volume.world import World
 
-from engine.spec.errors import EngineError
+from engine.spec.errors import Conflict, EngineError
 from engine.volume.jobs.manager import JobManager
 from engine.volume.jobs.operations import VolumeWork
 from engine.volume.jobs.record import JobRecord
@@ -32,17 +32,23 @@ class Containers:
     def __init__(self) -> None:
         self.paused: list[str] = []
         self.said: list[str] = []
+        self.unwilling = ""
+        """The one that cannot be paused."""
 
     def running(self, ids: Sequence[str]) -> list[str]:
         return [id for id in ids if id not in self.paused]
 
-    def pause(self, ref: str) -> None:
+    def pause(self, ref: str, work: str) -> None:
+        assert work.startswith("job")
+        if ref == self.unwilling:
+            raise Conflict(f"Container {ref} is not running")
         self.paused.append(ref)
         self.said.append(f"pause {ref}")
 
-    def unpause(self, ref: str) -> None:
-        self.paused.remove(ref)
-        self.said.append(f"unpause {ref}")
+    def end_pause(self, ref: str, work: str) -> None:
+        if ref in self.paused:
+            self.paused.remove(ref)
+            self.said.append(f"unpause {ref}")
 
 
 class JobWorld(World):

@@ -131,6 +131,20 @@ def test_a_paused_snapshot_is_a_point_in_time(tmp_path: Path) -> None:
 
 
 @isolated
+def test_a_pause_that_fails_halfway_lets_go_on_what_was_paused(tmp_path: Path) -> None:
+    world = JobWorld(tmp_path / "w")
+    world.volumes.create("vol")
+    for user in ("first", "second"):
+        world.volumes.mount("vol", user)
+    world.containers.unwilling = "second"
+    with pytest.raises(Conflict, match="second is not running"):
+        world.work.snapshot("vol", consistency="paused")
+    assert world.containers.said == ["pause first", "unpause first"]
+    assert world.work.snapshots("vol") == []
+    world.close()
+
+
+@isolated
 def test_a_restart_lets_paused_containers_go_on(tmp_path: Path) -> None:
     world = JobWorld(tmp_path / "w")
     world.volumes.create("vol")

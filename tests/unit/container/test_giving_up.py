@@ -12,6 +12,7 @@ import pytest
 
 from engine.container.config import Config, HostConfig
 from engine.container.copies import Copies
+from engine.container.freezer import Freezer
 from engine.container.lifecycle import Lifecycle
 from engine.container.naming import new_id
 from engine.container.record import Container, ContainerState
@@ -80,7 +81,8 @@ class World:
         made: Any = NoRuntime()
         environment: Any = self.environment
         self.lifecycle = Lifecycle(self.store, environment, made, self.events, lambda _: None)
-        self.signals = Signals(self.store, self.lifecycle, made, self.events)
+        freezer = Freezer(self.store, self.lifecycle, made, self.events)
+        self.signals = Signals(self.store, self.lifecycle, freezer, made, self.events)
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._start, daemon=True)
         self.thread.start()

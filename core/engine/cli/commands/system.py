@@ -148,8 +148,8 @@ def doctor(
 ) -> int:
     """Compare what should be on this host with what is; the exit code is 1 if they differ.
 
-    Links, addresses, routes, firewall rules, mounts and namespaces are looked at. With --repair what is missing is made
-    again, and what is ours and not wanted is removed.
+    Links, addresses, routes, firewall rules, mounts, namespaces and what is paused are looked at. With --repair what is
+    missing is made again, and what is ours and not wanted is removed.
     """
     client = session(ctx).client
     found = client.post("/engine/doctor/repair") if repair else client.get("/engine/doctor")

@@ -43,11 +43,11 @@ class Containers(Protocol):
     def running(self, ids: Sequence[str]) -> list[str]:
         """Return those that run and are not paused."""
 
-    def pause(self, ref: str) -> None:
-        """Freeze."""
+    def pause(self, ref: str, work: str) -> None:
+        """Freeze for the time of some work."""
 
-    def unpause(self, ref: str) -> None:
-        """Thaw."""
+    def end_pause(self, ref: str, work: str) -> None:
+        """Thaw what is paused for that work."""
 
 
 class JobManager:
@@ -164,7 +164,9 @@ class JobManager:
         try:
             self._take(record)
             if pause:
-                record = self._pause(record)
+                record = self._with_paused(record)
+                for id in record.paused:
+                    self._containers.pause(id, record.user)
             self._launch(record, self._credentials.of(record.args), stdin, stdout)
         except BaseException as err:
             failure = err if isinstance(err, EngineError) else Internal("the job was not started", why=str(err))
@@ -184,13 +186,11 @@ class JobManager:
         if content:
             self._volumes.mount(record.name, record.user)
 
-    def _pause(self, record: JobRecord) -> JobRecord:
-        """Pause the containers that have the volume mounted; written down before, so that a restart thaws them."""
+    def _with_paused(self, record: JobRecord) -> JobRecord:
+        """Write down which containers have the volume mounted, and are to be paused: whatever fails thaws them."""
         users = self._volumes.get(record.name).mounts
         record = record.with_(paused=tuple(self._containers.running([u for u in users if u != record.user])))
         self._store.write(record)
-        for id in record.paused:
-            self._containers.pause(id)
         return record
 
     def _launch(
@@ -261,9 +261,11 @@ class JobManager:
     def _thaw(self, record: JobRecord) -> None:
         for id in record.paused:
             try:
-                self._containers.unpause(id)
-            except (Conflict, NotFound) as err:  # it was removed, or thawed by hand
+                self._containers.end_pause(id, record.user)
+            except NotFound as err:  # it was removed
                 log.info("job %s: %s", record.id, err)
+            except EngineError as err:  # the others are to go on nevertheless
+                log.warning("job %s: %s", record.id, err)
 
     def _conclude(self, record: JobRecord) -> JobRecord | None:
         """End a job whose process has ended; return it if it was started again."""
