@@ -123,23 +123,24 @@ class Sender:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def send(self, row: Row, content: Content, *, moving: bool = False) -> str:
+    def send(self, row: Row, content: Content, *, moving: bool = False, conditional: bool = True) -> str:
         """Write an object over the one that the row knows, and return its version.
 
-        Raises what the store raises: Conflict if there is another object.
+        Raises what the store raises: Conflict if there is another object. Without `conditional` the object is asked
+        for before it is written, as where the store knows no conditions.
         """
-        version = version_of(self._put(row, content, moving))
+        version = version_of(self._put(row, content, moving, conditional))
         self._parts.written.written(row.path)
         return version
 
-    def _put(self, row: Row, content: Content, moving: bool) -> Stat:
+    def _put(self, row: Row, content: Content, moving: bool, conditional: bool) -> Stat:
         store, condition = self._parts.store, row.version or ABSENT
         seconds, rest = divmod(content.before.mtime_ns, 10**9)
         # What rclone's `mtime` is: other tools see the file's own time.
         metadata = {"mtime": f"{seconds}.{rest:09}"} if store.caps.metadata else None
         if content.data is None:
             return store.put_stream(row.path, self._parts_of(row, content, moving), metadata=metadata)
-        if store.caps.put_if:
+        if store.caps.put_if and conditional:
             return store.put(row.path, content.data, if_match=condition, metadata=metadata)
         self._compare(row)
         return store.put(row.path, content.data, metadata=metadata)

@@ -86,10 +86,23 @@ class Uploader:
         try:
             version = self._sender.send(row, content, moving=moving)
         except Conflict:
-            if not self._conflicts.resolve(row, content.digest):
+            if self._conflicts.resolve(row, content.digest):
+                return Outcome.CHANGED
+            if row.version:
                 raise  # nobody changed the object: the store has another reason
-            return Outcome.CHANGED
+            version = self._send_new(row, content, moving)
         return self._confirm(row, content, version)
+
+    def _send_new(self, row: Row, content: Content, moving: bool) -> str:
+        """Send a file whose write was refused as if there were an object, though there is none.
+
+        SeaweedFS keeps a directory where objects were below a name, and its condition takes that for an object. A write
+        of another host that was under way would be one by now: only what is refused again is sent without a condition.
+        """
+        try:
+            return self._sender.send(row, content, moving=moving)
+        except Conflict:
+            return self._sender.send(row, content, moving=moving, conditional=False)
 
     # The journal
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import urllib.request
 
 import pytest
 from tests.kernel.storage.gcs import TOKEN
-from tests.kernel.storage.servers import google
-from tests.kernel.tree.grounds import Place, store_of
+from tests.kernel.storage.servers import google, seaweed
+from tests.kernel.tree.grounds import Place, keys, store_of
 
 
 @pytest.fixture
@@ -47,3 +48,20 @@ def test_what_has_not_changed_is_not_fetched_again(tmp_path, bucket, monkeypatch
     monkeypatch.setattr(store, "view", lambda key, *_: pytest.fail(f"{key} is fetched again"))
     with place.reopened() as place:
         assert (place.path / "ours").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("count", [1, 60], ids=["alone", "together"])
+def test_a_file_takes_the_name_of_a_directory_that_the_server_still_has(tmp_path, count):
+    """SeaweedFS keeps directories of which all objects are removed, and a condition finds an object there."""
+    with seaweed(tmp_path) as server, Place(tmp_path, store_of(server.url, server.options)) as place:
+        names = [f"name{n}" for n in range(count)]
+        for name in names:
+            (place.path / name / "deep" / "er").mkdir(parents=True)
+            (place.path / name / "deep" / "er" / "file").write_bytes(b"below")
+        place.sync()
+        for name in names:
+            shutil.rmtree(place.path / name)
+            (place.path / name).write_bytes(b"a file now")
+        place.sync()
+        assert {name: place.store.get(name) for name in keys(place.store)} == dict.fromkeys(names, b"a file now")
+        assert place.tree.status().conflicts == ()
