@@ -270,6 +270,7 @@ class Engine:
         self._settings.close()
         self.mounts.close()
         self.events.close()
+        self.images.close()
         self.state.close()
         for lock in self._locks:
             os.close(lock)

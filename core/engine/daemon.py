@@ -23,6 +23,7 @@ from engine.cli import CLI_SOCKET
 from engine.composition import Engine
 from engine.daemon_options import DaemonOptions
 from engine.logs import configure_logging
+from engine.spec.errors import EngineError
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _take_all_descriptors() -> None:
 
 
 def run(options: DaemonOptions) -> int:
-    """Run the daemon until it is told to stop. Returns the exit code."""
+    """Run the daemon until it is told to stop. Returns the exit code; raises EngineError if it cannot start."""
     started = time.monotonic()
     configure_logging(options.log_level, options.log_format)
     _take_all_descriptors()
@@ -115,7 +116,11 @@ def run(options: DaemonOptions) -> int:
 
 def main() -> int:
     """Entry of a daemon that the command line starts by itself: options as JSON in the only argument."""
-    return run(DaemonOptions.from_json(json.loads(sys.argv[1])))
+    try:
+        return run(DaemonOptions.from_json(json.loads(sys.argv[1])))
+    except EngineError as err:
+        print(f"engine: {err}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

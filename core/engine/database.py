@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.durable import replace_file, sync_directory, sync_file
-from engine.spec.errors import Internal, Unavailable
+from engine.spec.errors import ApplyFailed, EngineError, Internal, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class DatabaseFile:
 
         It was lost if it has no tables, or none in the table `seeded` (which has rows in every database that was used),
         although there are things that it should know (`data_there`) or a backup of it. Nothing is written when
-        everything is there. Raises Internal if a newer engine wrote it, Unavailable if it is damaged.
+        everything is there. Raises Internal if a newer engine wrote it, Unavailable if it is damaged or cannot be used.
         """
         connection = self._connect()
         if self._blank(connection, seeded) and (self.backup.exists() or data_there()):
@@ -48,8 +48,32 @@ class DatabaseFile:
             connection = self._connect()
         if connection.execute("PRAGMA user_version").fetchone()[0] < self._version:
             self._make_tables(connection)
+        if missing := self._missing(connection):
+            connection.close()
+            raise self._damaged(missing)
         self._changes = connection.total_changes
         return connection
+
+    def failure(self, err: sqlite3.DatabaseError) -> EngineError:
+        """Return in words why a statement failed: the database is damaged, or cannot be read or written."""
+        code = getattr(err, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # what is above says more of the same kind
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return self._damaged(str(err))
+        hint = "Is the data root's disk full?"
+        return ApplyFailed(f"the engine's database {self.path} cannot be written", why=str(err), hint=hint)
+
+    def _missing(self, connection: sqlite3.Connection) -> str:
+        """Return which table or column of the schema is not there; empty if all are."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as model:
+            model.executescript(self._schema)
+            wanted = _columns(model)
+        there = _columns(connection)
+        for table in wanted:
+            if table not in there:
+                return f"the table {table} is missing"
+            if lacking := sorted(wanted[table] - there[table]):
+                return f"the table {table} has no column {lacking[0]}"
+        return ""
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         try:
@@ -59,8 +83,11 @@ class DatabaseFile:
             raise Unavailable(f"the database {self.path} cannot be written", why=str(err)) from err
 
     def _connect(self) -> sqlite3.Connection:
-        self._keep_private()
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        try:
+            self._keep_private()
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        except (OSError, sqlite3.OperationalError) as err:
+            raise Unavailable(f"the database {self.path} cannot be opened", why=str(err)) from err
         try:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 connection.execute(f"PRAGMA {pragma}")
@@ -77,7 +104,8 @@ class DatabaseFile:
         if version > self._version:
             connection.close()
             raise Internal(
-                f"{self.path} was written by a newer engine (schema {version}, this one knows {self._version})"
+                f"{self.path} was written by a newer engine (schema {version}, this one knows {self._version})",
+                hint="Start that engine again, or this one with another data root.",
             )
         return connection
 
@@ -91,10 +119,12 @@ class DatabaseFile:
             path.chmod(0o600)
 
     def _damaged(self, why: str) -> Unavailable:
+        why = " ".join(why.split())  # SQLite's check gives lines
         if self.backup.exists():
             hint = (
                 f"Its state of {_changed_at(self.backup)} is in {self.backup}: move {self.path.name}, "
-                f"{self.path.name}-wal and {self.path.name}-shm elsewhere, and the next start uses it."
+                f"{self.path.name}-wal and {self.path.name}-shm elsewhere, and the next start uses it; "
+                "engine doctor says so then."
             )
         else:
             hint = (
@@ -159,6 +189,17 @@ class DatabaseFile:
             f"{note.get('used') or 'a new one, as there was no backup'}, and what it does not know is kept. "
             f"When nothing is missing: rm {self.mark}"
         )
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
+    """Return the names of all columns by table."""
+    rows = connection.execute(
+        "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
+    )
+    tables: dict[str, set[str]] = {}
+    for table, column in rows:
+        tables.setdefault(table, set()).add(column)
+    return tables
 
 
 def _changed_at(path: Path) -> str:

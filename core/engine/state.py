@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from engine.alone import UNREADABLE, reason
 from engine.database import DatabaseFile
-from engine.spec.errors import ApplyFailed, Conflict
+from engine.spec.errors import Conflict
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class State:
     def transaction(self) -> Iterator[None]:
         """Make all changes inside the block one; an exception undoes them. Blocks nest: the outermost one commits.
 
-        Raises ApplyFailed when the database cannot be written.
+        Raises ApplyFailed when the database cannot be written, Unavailable when it is damaged.
         """
         with self._lock:
             self._depth += 1
@@ -96,10 +96,8 @@ class State:
             except BaseException as err:
                 if self._depth == 1 and self._db.in_transaction:  # SQLite itself rolls back after some errors
                     self._db.execute("ROLLBACK")
-                if isinstance(err, sqlite3.OperationalError):
-                    raise ApplyFailed(
-                        "the engine's database cannot be written", why=str(err), hint="Is the data root's disk full?"
-                    ) from err
+                if isinstance(err, sqlite3.DatabaseError):
+                    raise self._file.failure(err) from err
                 raise
             finally:
                 self._depth -= 1
@@ -121,11 +119,11 @@ class State:
 
     def get(self, kind: str, id: str) -> dict[str, Any] | None:
         """Return an object's document, or None."""
-        return self._one("SELECT doc FROM objects WHERE kind = ? AND id = ?", (kind, id))
+        return self._one("SELECT doc FROM objects WHERE kind = ? AND id = ?", kind, id)
 
     def by_name(self, kind: str, name: str) -> dict[str, Any] | None:
         """Return the document of the object of that name, or None."""
-        return self._one("SELECT doc FROM objects WHERE kind = ? AND name = ?", (kind, name))
+        return self._one("SELECT doc FROM objects WHERE kind = ? AND name = ?", kind, name)
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         """Return the documents of all objects of a kind that can be read."""
@@ -136,8 +134,7 @@ class State:
 
         What cannot be read is left out, and found in `unreadable` then: one bad row must not hide the others.
         """
-        with self._lock:
-            rows = self._db.execute("SELECT id, name, doc FROM objects WHERE kind = ? ORDER BY id", (kind,)).fetchall()
+        rows = self._rows("SELECT id, name, doc FROM objects WHERE kind = ? ORDER BY id", kind)
         found: list[T] = []
         for id, name, text in rows:
             doc: Any = None
@@ -172,13 +169,18 @@ class State:
             self._db.execute("DELETE FROM objects WHERE kind = ? AND id = ?", (kind, id))
         self._unreadable.pop((kind, id), None)
 
-    def _one(self, query: str, arguments: tuple[str, ...]) -> dict[str, Any] | None:
+    def _one(self, query: str, *arguments: str) -> dict[str, Any] | None:
+        for (text,) in self._rows(query, *arguments):
+            doc: dict[str, Any] = json.loads(text)
+            return doc
+        return None
+
+    def _rows(self, query: str, *arguments: str) -> list[tuple[str, ...]]:
         with self._lock:
-            row = self._db.execute(query, arguments).fetchone()
-        if row is None:
-            return None
-        doc: dict[str, Any] = json.loads(row[0])
-        return doc
+            try:
+                return self._db.execute(query, arguments).fetchall()
+            except sqlite3.DatabaseError as err:
+                raise self._file.failure(err) from err
 
     # Claims
 
@@ -201,14 +203,12 @@ class State:
 
     def claimed(self, space: str) -> dict[str, str]:
         """Return value -> owner of a space, in the order in which they were taken."""
-        with self._lock:
-            rows = self._db.execute("SELECT value, owner FROM claims WHERE space = ? ORDER BY seq", (space,)).fetchall()
-        return dict(rows)
+        rows = self._rows("SELECT value, owner FROM claims WHERE space = ? ORDER BY seq", space)
+        return {value: owner for value, owner in rows}  # noqa: C416 - dict() does not see that they are pairs
 
     def claims_of(self, owner: str) -> list[tuple[str, str]]:
         """Return the (space, value) pairs that an owner has taken."""
-        with self._lock:
-            return list(self._db.execute("SELECT space, value FROM claims WHERE owner = ?", (owner,)).fetchall())
+        return [(space, value) for space, value in self._rows("SELECT space, value FROM claims WHERE owner = ?", owner)]
 
     def release(self, owner: str, space: str | None = None) -> None:
         """Give back what an owner has taken, everywhere or in one space."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 from tests.crash.conftest import CrashHost
 from tests.host import ENGINE, skip_unless_possible
+
+from engine.daemon_options import DaemonOptions
 
 
 @pytest.fixture
@@ -86,12 +89,26 @@ def test_directories_without_a_record_and_layers_are_kept(lone: CrashHost) -> No
     assert list((lone.data_root / "image/l").iterdir()) == []
 
 
-def test_a_damaged_database_stops_the_start_with_words(lone: CrashHost) -> None:
+@pytest.mark.parametrize("name", ["state.db", "image/images.db"])
+def test_a_damaged_database_stops_the_start_with_one_sentence(lone: CrashHost, name: str) -> None:
+    """Whether a person starts the daemon, or a command does: the file, the reason, and the backup as the way out."""
     lone.restart_daemon()
     lone.stop_daemon()
-    (lone.data_root / "state.db").write_bytes(b"rubbish" * 5000)
-    done = lone.run(str(ENGINE), "daemon", "--host", lone.url, "--data-root", str(lone.data_root),
-                    "--exec-root", str(lone.exec_root), check=False)  # fmt: skip
-    assert done.returncode == 1
-    assert str(lone.data_root / "state.db.backup") in done.stderr
-    assert "Traceback" not in done.stderr
+    database = lone.data_root / name
+    database.write_bytes(b"rubbish" * 5000)
+    roots = {"data_root": lone.data_root, "exec_root": lone.exec_root}
+    by_hand = [str(ENGINE), "daemon", "--host", lone.url]
+    by_hand += [f"--{name.replace('_', '-')}={root}" for name, root in roots.items()]
+    by_itself = [sys.executable, "-m", "engine.daemon", DaemonOptions(hosts=(lone.url,), **roots).to_json()]
+    for argv in (by_hand, by_itself):
+        done = lone.run(*argv, check=False)
+        assert done.returncode == 1
+        (said,) = [line for line in done.stderr.splitlines() if " INFO " not in line]
+        assert said.startswith(f"engine: the database {database} is damaged: file is not a database. ")
+        assert f"{database}.backup: move" in said
+    for file in database.parent.glob(f"{database.name}*"):
+        if not file.name.endswith(".backup"):
+            file.rename(lone.root / file.name)
+    lone.start_daemon()
+    assert "the backup of" in lone.engine("doctor", check=False).stdout
+    assert lone.engine("images", "-q").stdout

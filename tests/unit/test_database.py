@@ -1,12 +1,13 @@
 """Databases that are lost or damaged: the backup takes their place, and it is said."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from engine.database import DatabaseFile
-from engine.spec.errors import Unavailable
+from engine.spec.errors import Internal, Unavailable
 from engine.state import State
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS objects (id TEXT PRIMARY KEY)"
@@ -112,3 +113,58 @@ def test_a_backup_is_written_only_after_changes(tmp_path: Path) -> None:
     connection.close()
     file.path.unlink()
     assert rows(file_of(file.path)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("DROP TABLE objects; CREATE TABLE other (x)", "the table objects is missing"),
+        ("ALTER TABLE objects RENAME COLUMN id TO x", "the table objects has no column id"),
+    ],
+)
+def test_a_database_without_its_tables_is_damaged(tmp_path: Path, damage: str, why: str) -> None:
+    file = used(tmp_path / "s.db")
+    with sqlite3.connect(file.path) as connection:
+        connection.executescript(damage)
+    with pytest.raises(Unavailable, match=why) as caught:
+        rows(file_of(file.path))
+    assert str(file.backup) in str(caught.value)
+
+
+def test_what_cannot_be_used_at_all_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "s.db").mkdir()
+    with pytest.raises(Unavailable, match=r"s\.db cannot be opened: unable to open"):
+        rows(file_of(tmp_path / "s.db"))
+    with pytest.raises(Unavailable, match=r"none/s\.db cannot be opened: .*No such file"):
+        rows(file_of(tmp_path / "none" / "s.db"))
+    file = used(tmp_path / "t.db")
+    content = bytearray(file.path.read_bytes())
+    content[4096:8192] = b"x" * 4096
+    file.path.write_bytes(content)
+    with pytest.raises(Unavailable, match="is damaged") as caught:
+        rows(file_of(file.path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_newer_engine_s_database_is_left_alone(tmp_path: Path) -> None:
+    file = used(tmp_path / "s.db")
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("PRAGMA user_version=2")
+    with pytest.raises(Internal, match=r"newer engine .* Start that engine again"):
+        rows(file_of(file.path))
+
+
+def test_damage_that_is_met_later_is_said_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    first = State(path)
+    first.put("thing", "one", {})
+    first.close()
+    state = State(path)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.executescript(
+            "PRAGMA writable_schema=ON; UPDATE sqlite_master SET sql = 'rubbish' WHERE name = 'objects';"
+            "PRAGMA schema_version=99"
+        )
+    for act in (lambda: state.all("thing"), lambda: state.put("thing", "id", {}), lambda: state.get("thing", "id")):
+        with pytest.raises(Unavailable, match=r"the database .*s\.db is damaged: .*Its state of"):
+            act()

@@ -24,6 +24,9 @@ from engine.treewalk import remove_tree
 
 log = logging.getLogger(__name__)
 
+SYNC_SECONDS = 5.0
+"""How long the end of the engine waits for the disk."""
+
 
 class LayerStore:
     """Layers below `root`: directories `l/NAME` for overlayfs, blobs `b/NAME` as they came, `tmp/` for work.
@@ -40,6 +43,7 @@ class LayerStore:
         self._sweep_due = False
         self._making: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._syncing: threading.Thread | None = None
+        self._closed = False
         for name in ("l", "b", "tmp", "e"):
             (root / name).mkdir(exist_ok=True)
         self.empty = root / "e"
@@ -47,11 +51,13 @@ class LayerStore:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def close(self) -> None:
-        """Wait for the background sync."""
+        """Wait a moment for the background sync; what a slow disk has not taken by then stays marked."""
         with self._lock:
             thread = self._syncing
         if thread is not None:
-            thread.join()
+            thread.join(SYNC_SECONDS)
+        with self._lock:
+            self._closed = True
 
     # -- reading
 
@@ -167,8 +173,11 @@ class LayerStore:
                 with self._lock:
                     self._syncing = None
                 return
-            self._db.mark_on_disk(names)
-            self._db.keep_backup()
+            with self._lock:
+                if self._closed:
+                    return
+                self._db.mark_on_disk(names)
+                self._db.keep_backup()
 
     # -- removing
 

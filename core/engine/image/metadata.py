@@ -123,10 +123,10 @@ class Database:
         with self._lock:
             try:
                 return self._connection.execute(sql, values).fetchall()
-            except sqlite3.OperationalError as err:
+            except sqlite3.DatabaseError as err:
                 if err.sqlite_errorcode == sqlite3.SQLITE_FULL:
                     raise no_room(self._path, str(err)) from err
-                raise
+                raise self._file.failure(err) from err
 
     # -- layers
 
