@@ -13,11 +13,12 @@ from engine_sdk import (
     Store,
     model_validator,
 )
-from engine_sdk.storage import Endpoint, Location, ObstoreStore, RemoteOptions, Translator
+from engine_sdk.storage import Endpoint, Location, ObstoreStore, RemoteOptions, SignedRemovals, Translator
 
 _CAPS = StorageCaps(
     ranged=True,
     put_if=True,
+    delete_if=True,
     server_copy=True,
     metadata=True,
     multipart=True,
@@ -39,7 +40,7 @@ class S3Options(RemoteOptions):
     )
     session_token: SecretRef | None = Field(default=None, description="Where the token of temporary credentials is")
     anonymous: bool = Field(default=False, description="Send no credentials: for public buckets")
-    conditional: bool = Field(default=True, description="The server knows If-Match and If-None-Match on writes")
+    conditional: bool = Field(default=True, description="The server knows If-Match and If-None-Match")
 
     @model_validator(mode="after")
     def _both_keys(self) -> S3Options:
@@ -57,8 +58,9 @@ class S3Driver(StorageDriver[S3Options]):
     schemes = ("s3", "s3a")
 
     def store_caps(self, url: str, options: S3Options, inner: StorageCaps | None) -> StorageCaps | None:
-        """Return the abilities: without conditions for servers that ignore them."""
-        return _CAPS.model_copy(update={"put_if": options.conditional})
+        """Return the abilities: no conditions where servers ignore them, nor on removals that nobody signs."""
+        removes = options.conditional and not options.anonymous
+        return _CAPS.model_copy(update={"put_if": options.conditional, "delete_if": removes})
 
     def open_store(self, url: str, options: S3Options, secrets: Mapping[str, bytes]) -> Store:
         """Make a client; no request is sent."""
@@ -86,4 +88,5 @@ class S3Driver(StorageDriver[S3Options]):
             arguments |= {names[n]: value.decode().strip() for n, value in secrets.items()}
             client = S3Store(bucket, **arguments)  # type: ignore[arg-type]  # a TypedDict cannot be built up
         caps = self.store_caps(url, options, None) or _CAPS
-        return ObstoreStore(client, location.path, caps=caps, translate=translate)
+        removals = SignedRemovals(client, location.path, deadline=options.deadline)
+        return ObstoreStore(client, location.path, caps=caps, translate=translate, removals=removals)

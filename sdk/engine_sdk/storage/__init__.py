@@ -11,6 +11,7 @@ from engine_sdk.storage.keys import level, matching
 from engine_sdk.storage.location import Location
 from engine_sdk.storage.obstore_store import ObstoreStore
 from engine_sdk.storage.options import Endpoint, RemoteOptions
+from engine_sdk.storage.signed_removals import SignedRemovals
 
 __all__ = [
     "Endpoint",
@@ -18,6 +19,7 @@ __all__ = [
     "Location",
     "ObstoreStore",
     "RemoteOptions",
+    "SignedRemovals",
     "Translator",
     "filesystem",
     "level",

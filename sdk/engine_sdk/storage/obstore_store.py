@@ -25,6 +25,7 @@ from engine_sdk.contract import (
 )
 from engine_sdk.storage.errors import Translator
 from engine_sdk.storage.keys import directory_of, matching
+from engine_sdk.storage.signed_removals import SignedRemovals
 
 PART = 8 << 20
 """Bytes of a part of a multipart upload, and the size from which an object is sent so."""
@@ -35,6 +36,7 @@ class ObstoreStore(Store):
 
     `condition` is what a conditional write names to the server: the etag, or in GCS the version (its "generation"). An
     object is known by its etag in any case, because listings tell no version: that is asked for just before the write.
+    `removals` removes on a condition, where the protocol has that.
     """
 
     def __init__(
@@ -45,8 +47,12 @@ class ObstoreStore(Store):
         caps: StorageCaps,
         translate: Translator,
         condition: Literal["e_tag", "version"] = "e_tag",
+        removals: SignedRemovals | None = None,
     ) -> None:
+        if caps.delete_if and removals is None:
+            raise ValueError("obstore has no conditional removals: do not declare delete_if without `removals`")
         self.caps = caps
+        self._removals = removals
         self._condition = condition
         self._store = store
         self._prefix = prefix.strip("/")
@@ -224,19 +230,26 @@ class ObstoreStore(Store):
         return {"version": facts.get("version")}
 
     def delete(self, key: str, *, if_match: str | None = None) -> None:
-        """Remove an object; one that is gone already is no error. Unsupported with `if_match`: obstore has no such."""
+        """Remove an object, with `if_match` on a condition; one that is gone already is no error."""
         import obstore
 
         path = self._path(key)
         if not self.caps.writable:
             raise Unsupported("this store is read-only", driver=self._translate.driver)
         if if_match is not None:
-            raise Unsupported("this store cannot remove on a condition", driver=self._translate.driver)
+            return self._delete_if(key, path, if_match)
         with self._translate(f"removing {key!r}"):
             try:
                 obstore.delete(self._store, path)
             except FileNotFoundError:
                 pass
+
+    def _delete_if(self, key: str, path: str, if_match: str) -> None:
+        if not self.caps.delete_if or self._removals is None:
+            raise Unsupported("this store cannot remove on a condition", driver=self._translate.driver)
+        with self._translate(f"removing {key!r}"):
+            if not self._removals.remove(path, if_match) and self.head(key) is not None:
+                raise Conflict(f"removing {key!r}", why="the object is not what the condition says")
 
     def list(self, prefix: str = "", *, delimiter: Literal["", "/"] = "") -> Iterator[Stat]:
         """Iterate over the objects; the server is asked for the directory that the prefix is in."""
@@ -285,6 +298,11 @@ class ObstoreStore(Store):
 
         with self._translate("asking for the bucket"):
             next(iter(obstore.list(self._store, f"{self._prefix}/" if self._prefix else None, chunk_size=1)), None)
+
+    def close(self) -> None:
+        """Close the connections that are not obstore's own."""
+        if self._removals is not None:
+            self._removals.close()
 
 
 def _quoted(etag: str | None) -> str | None:

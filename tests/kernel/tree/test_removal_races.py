@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.kernel.storage.servers import seaweed
 from tests.kernel.tree.fault_store import FaultStore
 from tests.kernel.tree.grounds import Place, keys, store_of
 
@@ -74,7 +75,22 @@ def kept_by_all(tmp_path, store: FaultStore, place: Place, data: bytes) -> None:
 
 
 def test_an_upload_just_before_the_removal_is_kept(tmp_path, inner):
-    store = FaultStore(inner)
+    removed_and_written(tmp_path, FaultStore(inner))
+
+
+@pytest.mark.parametrize("wrapper", ["", "crypt::"])
+def test_an_upload_just_before_the_removal_is_kept_by_s3(tmp_path, monkeypatch, wrapper):
+    monkeypatch.setenv("ENGINE_TEST_PASSWORD", "correct horse battery staple")
+    with seaweed(tmp_path) as bucket:
+        options = bucket.options | ({"crypt-password": "env:ENGINE_TEST_PASSWORD"} if wrapper else {})
+        store = store_of(wrapper + bucket.url, options)
+        removed_and_written(tmp_path, FaultStore(store))
+        assert keys(store) == ["file"]
+        store.close()
+
+
+def removed_and_written(tmp_path, store: FaultStore) -> None:
+    """Remove a file here while another host writes its object."""
     with Place(tmp_path, store) as place:
         (place.path / "file").write_bytes(b"first")
         place.sync()
