@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from pydantic import Field
@@ -23,6 +24,11 @@ from engine.runtime.model import ExecSpec
 from engine.runtime.oci_spec import exec_process
 from engine.runtime.processes import is_alive
 from engine.spec.errors import Conflict, EngineError, InvalidParameter, NotFound
+
+KEPT_SECONDS = 300.0
+"""How long an exec that has ended can be asked for its exit code (Docker forgets it after five to ten minutes)."""
+KEPT = 1000
+"""How many execs that do not run (have ended, or were never started) are kept at most: the oldest go first."""
 
 
 class ExecConfig(DockerModel):
@@ -43,7 +49,7 @@ class ExecConfig(DockerModel):
 
 @dataclass
 class Exec:
-    """One exec: prepared, running or ended. Execs live as long as the daemon, as Docker's do."""
+    """One exec: prepared, running or ended. Execs live no longer than the daemon, as Docker's do."""
 
     id: str
     container: Container
@@ -53,12 +59,18 @@ class Exec:
     pid: int = 0
     exit_code: int | None = None
     size: tuple[int, int] | None = None
+    since: float = 0.0
+    """When it was prepared, or has ended (monotonic seconds)."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def running(self) -> bool:
         """Whether it has a process."""
         return self.process is not None and self.exit_code is None
+
+    def end(self, exit_code: int) -> None:
+        """Note its end."""
+        self.exit_code, self.since = exit_code, monotonic()
 
 
 class Execs:
@@ -80,9 +92,10 @@ class Execs:
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
         _check_running(container)
-        exec = Exec(new_id(), container, config, size=config.console_size)
+        exec = Exec(new_id(), container, config, size=config.console_size, since=monotonic())
         with self._lock:
             self._execs[exec.id] = exec
+            self._forget_old()
         self._emit(exec, f"exec_create: {' '.join(config.cmd)}")
         return exec.id
 
@@ -120,7 +133,7 @@ class Execs:
                     attached=not detach,
                 )
             except EngineError as err:
-                exec.exit_code = {"command-not-found": 127, "command-not-executable": 126}.get(err.kind, 126)
+                exec.end({"command-not-found": 127, "command-not-executable": 126}.get(err.kind, 126))
                 raise
             exec.pid = exec.process.pid
             if exec.size is not None:  # it may have come while the process was being made
@@ -138,9 +151,9 @@ class Execs:
             if process is None or exec.exit_code is not None:
                 return
             try:
-                exec.exit_code = process.wait(5.0)
+                exec.end(process.wait(5.0))
             except EngineError:
-                exec.exit_code = 128 + signal.SIGKILL
+                exec.end(128 + signal.SIGKILL)
             finally:
                 process.close()
         self._events.emit(
@@ -169,6 +182,16 @@ class Execs:
         """Return the ids of a container's execs that run."""
         with self._lock:
             return [e.id for e in self._execs.values() if e.container.id == container.id and e.running]
+
+    def _forget_old(self) -> None:
+        """Forget execs that nobody will ask for any more; the caller holds the lock."""
+        idle = [e for e in self._execs.values() if not e.running and not e.lock.locked()]  # locked: it is being started
+        idle.sort(key=lambda e: e.since, reverse=True)
+        oldest = monotonic() - KEPT_SECONDS
+        for place, exec in enumerate(idle):
+            over = exec.since < oldest if exec.exit_code is not None else not exec.container.state.running
+            if over or place >= KEPT:
+                del self._execs[exec.id]
 
     def forget(self, container: Container) -> None:
         """Forget the execs of a container that is removed."""
