@@ -10,8 +10,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from engine.api import browser, requests, versions
+from engine.api.accepting import out_of_descriptors
 from engine.api.requests import reply
-from engine.spec.errors import EngineError, Internal
+from engine.spec.errors import EngineError, Internal, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,15 @@ def response(error: EngineError) -> web.Response:
     return reply(body(error), status=error.status)
 
 
-def unexpected(error: Exception, request: web.BaseRequest) -> Internal:
+def unexpected(error: Exception, request: web.BaseRequest) -> EngineError:
     """Log what no one foresaw, and return the error that the client sees of it."""
+    if out_of_descriptors(error):
+        log.warning("%s %s: %s", request.method, request.path, error)
+        return Unavailable(
+            "the engine has no file descriptors left",
+            why=str(error),
+            hint="Close connections, or raise the daemon's hard limit of open files.",
+        )
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return Internal(
         "the engine failed unexpectedly", why=f"{type(error).__name__}: {error}", hint="See the daemon's log"

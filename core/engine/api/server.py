@@ -27,9 +27,10 @@ from engine.api import (
     volume_work,
     volumes,
 )
+from engine.api.accepting import Acceptor
 from engine.api.activity import ACTIVITY, Activity
 from engine.api.browser import NAMES
-from engine.api.listening import BACKLOG, Listener
+from engine.api.listening import Listener
 from engine.api.requests import BODY_BYTES, SERVICES, WORKERS
 from engine.api.services import Services
 from engine.api.tls import HalfCloseTLS
@@ -103,20 +104,19 @@ async def serve(
         max_field_size=_HEADER_BYTES,
     )
     await runner.setup()
-    servers: list[asyncio.Server] = []
+    acceptor = Acceptor()
     try:
         for listener in listeners:
-            servers.append(await _serve_on(listener, runner, tls))
+            _serve_on(listener, runner, acceptor, tls)
         yield
     finally:
-        for server in servers:
-            server.close()
+        await acceptor.close()
         for listener in listeners:
             listener.close()
         await runner.cleanup()
 
 
-async def _serve_on(listener: Listener, runner: web.AppRunner, tls: ssl.SSLContext | None) -> asyncio.Server:
+def _serve_on(listener: Listener, runner: web.AppRunner, acceptor: Acceptor, tls: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     server = runner.server
     assert server is not None
@@ -128,9 +128,9 @@ async def _serve_on(listener: Listener, runner: web.AppRunner, tls: ssl.SSLConte
         return handler
 
     if listener.path is not None:
-        return await loop.create_unix_server(connection, sock=listener.socket, backlog=BACKLOG)
+        acceptor.serve(listener.socket, connection)
+        return
     runner.app[NAMES].add(listener.hostname)
     if tls is None or tls.verify_mode != ssl.CERT_REQUIRED:
         log.warning("%s is served without client certificates: whoever reaches it is root on this host", listener.host)
-    factory = connection if tls is None else lambda: HalfCloseTLS(tls, connection())
-    return await loop.create_server(factory, sock=listener.socket, backlog=BACKLOG)
+    acceptor.serve(listener.socket, connection if tls is None else lambda: HalfCloseTLS(tls, connection()))
