@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from engine.api.requests import call, filters, json_body, reply, services, strings
+from engine.api.requests import call, filters, json_body, reply, required_text, services, strings, text
 from engine.api.services import Services
 from engine.api.services.data import Filters, JsonObject
 from engine.api.services.networks import OwnerPlan
@@ -57,18 +57,18 @@ def _create(managers: Services, body: JsonObject) -> NetworkRecord:
     if not isinstance(pools, list) or not all(isinstance(pool, dict) for pool in pools):
         raise InvalidParameter("invalid IPAM.Config: a list of objects is expected")
     return managers.networks.create(
-        _text(body, "Name"),
-        _text(body, "Driver"),
+        text(body, "Name"),
+        text(body, "Driver"),
         options=strings(body, "Options"),
         ipam=pools,
-        ipam_driver=_text(ipam, "Driver"),
+        ipam_driver=text(ipam, "Driver"),
         ipam_options=strings(ipam, "Options"),
         labels=strings(body, "Labels"),
         internal=bool(body.get("Internal")),
         ipv4=body.get("EnableIPv4") is not False,
         ipv6=bool(body.get("EnableIPv6")),
         attachable=bool(body.get("Attachable")),
-        scope=_text(body, "Scope"),
+        scope=text(body, "Scope"),
     )
 
 
@@ -76,13 +76,6 @@ def _object(body: JsonObject, key: str) -> JsonObject:
     value = body.get(key) or {}
     if not isinstance(value, dict):
         raise InvalidParameter(f"invalid {key}: an object is expected")
-    return value
-
-
-def _text(body: JsonObject, key: str) -> str:
-    value = body.get(key) or ""
-    if not isinstance(value, str):
-        raise InvalidParameter(f"invalid {key}: a string is expected")
     return value
 
 
@@ -109,7 +102,7 @@ async def connect(request: web.Request) -> web.Response:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
         raise InvalidParameter("invalid EndpointConfig", why=problems) from err
     manager, wish = services(request).containers, Endpoint(network="", settings=settings)
-    await call(request, manager.connect, request.match_info["id"], _container(body), wish)
+    await call(request, manager.connect, request.match_info["id"], required_text(body, "Container"), wish)
     return web.Response()
 
 
@@ -117,15 +110,8 @@ async def disconnect(request: web.Request) -> web.Response:
     """Detach a container."""
     body = await json_body(request)
     manager, network = services(request).containers, request.match_info["id"]
-    await call(request, manager.disconnect, network, _container(body), force=bool(body.get("Force")))
+    await call(request, manager.disconnect, network, required_text(body, "Container"), force=bool(body.get("Force")))
     return web.Response()
-
-
-def _container(body: JsonObject) -> str:
-    name = _text(body, "Container")
-    if not name:
-        raise InvalidParameter("missing Container")
-    return name
 
 
 async def plan(request: web.Request) -> web.Response:
@@ -171,7 +157,7 @@ def _fields(fields: Mapping[str, tuple[object, object]]) -> dict[str, list[Any]]
 async def default(request: web.Request) -> web.Response:
     """Return the network that `--net-driver` means, created on first use. Body: `{"Driver": ..., "Options": {...}}`."""
     body = await json_body(request)
-    driver = _text(body, "Driver")
+    driver = text(body, "Driver")
     if not driver:
         raise InvalidParameter("missing Driver")
     return reply(await call(request, _default, services(request), driver, strings(body, "Options")))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from engine.api.requests import call, json_body, reply, services
-from engine.api.services.data import JsonObject
-from engine.spec.errors import InvalidParameter
+from engine.api.requests import call, json_body, reply, required_text, services, text
 
 
 async def list_nodes(request: web.Request) -> web.Response:
@@ -33,20 +31,11 @@ async def token(request: web.Request) -> web.Response:
 async def join(request: web.Request) -> web.Response:
     """Enter a cluster. Body: `{"Token": ..., "Advertise": ..., "Name": ...}`."""
     body = await json_body(request)
-    if not _text(body, "Token"):
-        raise InvalidParameter("missing Token")
     node = await call(
-        request, services(request).nodes.join, _text(body, "Token"), advertise=_text(body, "Advertise"),
-        node=_text(body, "Name"),
+        request, services(request).nodes.join, required_text(body, "Token"), advertise=text(body, "Advertise"),
+        node=text(body, "Name"),
     )  # fmt: skip
     return reply(node)
-
-
-def _text(body: JsonObject, key: str) -> str:
-    value = body.get(key) or ""
-    if not isinstance(value, str):
-        raise InvalidParameter(f"invalid {key}: a string is expected")
-    return value
 
 
 async def leave(request: web.Request) -> web.Response:

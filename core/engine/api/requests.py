@@ -196,7 +196,15 @@ def text(body: JsonObject, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InvalidParameter(f"invalid {key}: a text is expected, not {type(value).__name__}")
+        raise InvalidParameter(f"invalid {key}: a string is expected")
+    return value
+
+
+def required_text(body: JsonObject, key: str) -> str:
+    """Return a text of a body that must be there. Raises InvalidParameter."""
+    value = text(body, key)
+    if not value:
+        raise InvalidParameter(f"missing {key}")
     return value
 
 

@@ -5,11 +5,11 @@ No answer has one but `store-password`: what other programs need to open the vol
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from aiohttp import web
 
-from engine.api.requests import call, flag, json_body, reply, services
+from engine.api.requests import call, flag, json_body, reply, services, text
 from engine.api.secrets import decoded
 from engine.api.services import Services
 from engine.api.services.data import JsonObject
@@ -49,27 +49,20 @@ async def rekey(request: web.Request) -> web.Response:
     old = None if body.get("Old") is None else decoded(body["Old"], "Old")
     found = await call(
         request, services(request).volumes.encryption.rekey, _name(request), _new_key(body),
-        _text(body, "Remove"), old,
+        text(body, "Remove"), old,
     )  # fmt: skip
     return reply(found)
 
 
 def _new_key(body: JsonObject) -> NewKey | None:
     given = None if body.get("Key") is None else decoded(body["Key"], "Key")
-    source, form = _text(body, "Source"), _text(body, "Form") or "text"
+    source, form = text(body, "Source"), text(body, "Form") or "text"
     if given is None and not source:
         return None
     if form not in ("text", "bytes"):
         raise InvalidParameter("invalid Form: text or bytes")
-    slot = _text(body, "Slot") or "main"
+    slot = text(body, "Slot") or "main"
     return NewKey(slot, source or "prompt", given, cast(Literal["text", "bytes"], form))
-
-
-def _text(body: JsonObject, key: str) -> str:
-    value: Any = body.get(key)
-    if value is not None and not isinstance(value, str):
-        raise InvalidParameter(f"invalid {key}: a string is expected")
-    return value or ""
 
 
 async def store_password(request: web.Request) -> web.Response:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engine.api.requests import call, flag, json_body, reply, required, services, strings
+from engine.api.requests import call, flag, json_body, reply, required, required_text, services, strings, text
 from engine.api.services.data import JsonObject
 from engine.api.services.volumes import VolumeWork
 from engine.api.transfer import RequestStream, send_messages, send_stream
@@ -49,28 +49,12 @@ async def _run(request: web.Request, begin: Begin) -> web.StreamResponse:
     return await send_messages(request, run)
 
 
-def _text(body: JsonObject, key: str) -> str:
-    value = body.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidParameter(f"invalid {key}: a string is expected")
-    return value
-
-
-def _needed(body: JsonObject, key: str) -> str:
-    value = _text(body, key)
-    if not value:
-        raise InvalidParameter(f"missing parameter {key!r}")
-    return value
-
-
 def _name(request: web.Request) -> str:
     return request.match_info["name"]
 
 
 def _repository(body: JsonObject) -> tuple[str, dict[str, str], str]:
-    return _needed(body, "URL"), strings(body, "Options"), _text(body, "Password")
+    return required_text(body, "URL"), strings(body, "Options"), text(body, "Password")
 
 
 async def backup(request: web.Request) -> web.StreamResponse:
@@ -84,7 +68,7 @@ async def restore(request: web.Request) -> web.StreamResponse:
     """Fill a volume from a repository: `URL`, `Options`, `Password`, `Snapshot`, `Of`, `Force`."""
     body = await json_body(request)
     name, (url, options, password) = _name(request), _repository(body)
-    snapshot, of, force = _text(body, "Snapshot"), _text(body, "Of"), bool(body.get("Force"))
+    snapshot, of, force = text(body, "Snapshot"), text(body, "Of"), bool(body.get("Force"))
     return await _run(
         request, lambda work: work.restore(name, url, options, password, snapshot=snapshot, of=of, force=force)
     )
@@ -106,7 +90,7 @@ async def import_(request: web.Request) -> web.Response:
 async def snapshot(request: web.Request) -> web.StreamResponse:
     """Take a snapshot: `Tag`, `Consistency`."""
     body, name = await json_body(request, optional=True), _name(request)
-    tag, consistency = _text(body, "Tag"), _text(body, "Consistency")
+    tag, consistency = text(body, "Tag"), text(body, "Consistency")
     return await _run(request, lambda work: work.snapshot(name, tag, consistency))
 
 
@@ -126,14 +110,14 @@ async def remove_snapshot(request: web.Request) -> web.Response:
 async def rollback(request: web.Request) -> web.StreamResponse:
     """Go back to a snapshot: `Snapshot`."""
     body, name = await json_body(request), _name(request)
-    ref = _needed(body, "Snapshot")
+    ref = required_text(body, "Snapshot")
     return await _run(request, lambda work: work.rollback(name, ref))
 
 
 async def clone(request: web.Request) -> web.StreamResponse:
     """Make a new volume with a copy of the data: `Name`, `Consistency`."""
     body, name = await json_body(request), _name(request)
-    new, consistency = _needed(body, "Name"), _text(body, "Consistency")
+    new, consistency = required_text(body, "Name"), text(body, "Consistency")
     return await _run(request, lambda work: work.clone(name, new, consistency))
 
 

@@ -9,12 +9,12 @@ from aiohttp import web
 
 from engine.alone import alone
 from engine.api import versions
-from engine.api.requests import call, filters, flag, json_body, number, reply, services, strings
+from engine.api.requests import call, filters, flag, json_body, number, reply, services, strings, text
 from engine.api.secrets import decoded
 from engine.api.services import Services
 from engine.api.services.data import JsonObject
 from engine.api.transfer import send_messages
-from engine.spec.errors import Conflict, DeadlineExceeded, InvalidParameter, Unsupported
+from engine.spec.errors import Conflict, DeadlineExceeded, Unsupported
 from engine.spec.trees import TreeStatus
 
 _SYNC_SECONDS = 3600.0
@@ -47,9 +47,7 @@ async def create(request: web.Request) -> web.Response:
     body = await json_body(request, optional=True)
     if body.get("ClusterVolumeSpec"):
         raise Unsupported("cluster volumes are not supported")
-    name, driver = body.get("Name") or None, body.get("Driver") or ""
-    if not isinstance(driver, str) or not (name is None or isinstance(name, str)):
-        raise InvalidParameter("invalid volume: Name and Driver are strings")
+    name, driver = text(body, "Name") or None, text(body, "Driver")
     return reply(
         await call(
             request,
