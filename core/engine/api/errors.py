@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from engine.api import browser, requests, versions
@@ -43,6 +44,21 @@ def unexpected(error: Exception, request: web.BaseRequest) -> EngineError:
     )
 
 
+class ClientFaults(logging.Filter):
+    """Keeps out of aiohttp's log what is the client's doing, for which it logs a traceback each.
+
+    These are requests that are no HTTP, which it has answered by 400, and answers that nobody waits for any more.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be logged as it is; one line of debugging stands for those that are not."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, (HttpProcessingError, ConnectionError)):
+            return True
+        log.debug("given up: %s", " ".join(str(error).split()))
+        return False
+
+
 @web.middleware
 async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check who asks and the version, call the handler, and turn what it raises into a response."""
@@ -59,9 +75,11 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return reply({"message": "page not found"}, status=404)
     except web.HTTPException as err:
         return reply({"message": err.reason.lower()}, status=err.status, headers=_allow(err))
-    except (ConnectionError, asyncio.CancelledError):
+    except asyncio.CancelledError:
         raise  # the client is gone
     except Exception as err:  # noqa: BLE001 - the last resort: a bug is an answer and a log line
+        if isinstance(err, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            raise  # the client is gone
         return response(unexpected(err, request))
 
 

@@ -98,6 +98,7 @@ async def serve(
         app,
         access_log=None,
         handler_cancellation=True,
+        logger=_http_log(),
         keepalive_timeout=IDLE_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,
         max_line_size=_HEADER_BYTES,
@@ -114,6 +115,13 @@ async def serve(
         for listener in listeners:
             listener.close()
         await runner.cleanup()
+
+
+def _http_log() -> logging.Logger:
+    found = logging.getLogger(f"{__name__}.http")
+    if not found.filters:
+        found.addFilter(errors.ClientFaults())
+    return found
 
 
 def _serve_on(listener: Listener, runner: web.AppRunner, acceptor: Acceptor, tls: ssl.SSLContext | None) -> None:
