@@ -58,7 +58,9 @@ def request(random: Random, method: str, path: str, exec_id: str) -> Request:
     query = urlencode(_parameters(random, path), errors="surrogatepass")
     body, headers = _body(random, method, path)
     if random.random() < 0.1:
-        headers["X-Registry-Auth"] = values.string(random).encode("ascii", "replace").decode().replace("\n", "").replace("\r", "")
+        headers["X-Registry-Auth"] = (
+            values.string(random).encode("ascii", "replace").decode().replace("\n", "").replace("\r", "")
+        )
     version = random.choice(("", "", "", "/v1.24", "/v1.43", "/v1.44"))
     return Request(method, version + path + (f"?{query}" if query else ""), headers, body)
 
@@ -86,9 +88,7 @@ _PARAMETERS: dict[str, Callable[[Random], Any]] = {
 
 
 def _filter(random: Random) -> str:
-    docker = (
-        "name id label status network volume ancestor before since driver type scope dangling reference expose"
-    )
+    docker = "name id label status network volume ancestor before since driver type scope dangling reference expose"
     return random.choice(docker.split())
 
 
@@ -99,19 +99,7 @@ def _parameters(random: Random, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {name: _PARAMETERS[name](random) for name in chosen}
     if path == "/images/create":
         found["fromImage"] = f"{_NOBODY}/{values.string(random)}"
-    for name in (
-        "name",
-        "repo",
-        "tag",
-        "container",
-        "volume",
-        "names",
-        "changes",
-        "detachKeys",
-        "comment",
-        "type",
-        "kind",
-    ):
+    for name in "name repo tag container volume names changes detachKeys comment type kind".split():
         if random.random() < 0.25:
             found[name] = random.choice((RUNNING, VOLUME, "fuzz", values.string(random)))
     if path.endswith(("/stop", "/restart")):

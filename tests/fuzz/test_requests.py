@@ -105,6 +105,7 @@ def test_every_route_is_asked() -> None:
     assert ("POST", "/containers/create") in routes()
 
 
+@pytest.mark.timeout(300 + REQUESTS)
 def test_no_request_is_an_internal_error(engine: EngineHost) -> None:
     random, target, statuses = Random(SEED), Target(engine), Counter[int]()
     all_routes = routes()

@@ -77,7 +77,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return reply({"message": err.reason.lower()}, status=err.status, headers=_allow(err))
     except asyncio.CancelledError:
         raise  # the client is gone
-    except Exception as err:  # noqa: BLE001 - the last resort: a bug is an answer and a log line
+    except Exception as err:
         if isinstance(err, ConnectionError) and (request.transport is None or request.transport.is_closing()):
             raise  # the client is gone
         return response(unexpected(err, request))

@@ -33,6 +33,14 @@ _GO_MODES = (
     (stat.S_ISFIFO, 1 << 25), (stat.S_ISSOCK, 1 << 24),
 )  # fmt: skip
 """Type bits of Go's os.FileMode, in which the API gives modes."""
+_KINDS = {
+    **dict.fromkeys((errno.EPERM, errno.EACCES, errno.EROFS), "forbidden"),
+    errno.ENOENT: "not-found",
+    **dict.fromkeys(
+        (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL), "invalid-parameter"
+    ),
+}
+"""What kind of error is a failure that lies in what was asked for; all others are the engine's or the disk's."""
 _GO_BITS = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
 
 
@@ -131,7 +139,7 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except OSError as err:
-        kind = "forbidden" if err.errno in (errno.EPERM, errno.EACCES, errno.EROFS) else "internal"
+        kind = _KINDS.get(err.errno or 0, "internal")
         print(json.dumps({"kind": kind, "what": f"{err.filename or path}: {err.strerror or err}"}), file=sys.stderr)
         return 1
     return 0

@@ -42,6 +42,10 @@ _WRONG_STATE = (
 )
 
 
+_REFUSED_LIMIT = re.compile(r"\bwrit(e|ing)\b.*(invalid argument|result out of range)")
+"""The kernel refuses the value of a control file of a cgroup: EINVAL, ERANGE."""
+
+
 def runtime_error(
     what: str,
     message: str,
@@ -63,6 +67,8 @@ def runtime_error(
         return NotFound(what, why=text)
     if any(part in lower for part in _WRONG_STATE):
         return conflict(what, why=text)
+    if _REFUSED_LIMIT.search(lower):
+        return InvalidParameter(what, why=text, hint="The kernel refuses this value of a limit")
     return default(what, why=text or "the OCI runtime gave no reason")
 
 

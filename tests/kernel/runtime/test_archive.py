@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,15 @@ def test_trees_deeper_than_a_path_are_refused_with_a_sentence(root: Path) -> Non
 def test_a_hostile_archive_is_the_clients_mistake(root: Path, content: bytes) -> None:
     with pytest.raises((InvalidParameter, Forbidden)):
         put(root, content)
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 300, "/x" * 3000, "/loop/x", "/file/x"])
+def test_a_path_that_cannot_be_is_the_clients_mistake(root: Path, path: str) -> None:
+    (root / "loop").symlink_to("loop")
+    (root / "file").touch()
+    for call in (archive.stat, archive.get, partial(archive.put, archive=io.BytesIO())):
+        with pytest.raises(InvalidParameter):
+            call(root, path)
 
 
 def test_a_time_that_no_calendar_has(root: Path) -> None:

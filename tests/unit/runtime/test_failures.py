@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.runtime.failures import CommandNotExecutable, CommandNotFound, plain_message, runtime_error
-from engine.spec.errors import Conflict, EngineError, Internal, NotFound
+from engine.spec.errors import Conflict, EngineError, Internal, InvalidParameter, NotFound
 
 RUNC = 'time="2026-11-24T13:58:40Z" level=error msg="{}"'
 RUNC_CREATE = "runc create failed: unable to start container process: "
@@ -56,6 +56,8 @@ def test_commands(command: str, message: str, kind: type[EngineError], docker_wo
         ("cannot open directory '/run/x/crun/zz': No such file or directory", NotFound),
         (RUNC.format("container does not exist"), NotFound),
         ("container `q` already exists", Conflict),
+        ("writing file `pids.max`: Invalid argument", InvalidParameter),
+        (RUNC.format('failed to write \\"9\\": write /sys/fs/cgroup/q/pids.max: invalid argument'), InvalidParameter),
         ("cannot open `/run/x/crun/q/exec.fifo`: No such file or directory", Conflict),
         ("the container `q` is not in `created` or `stopped` state", Conflict),
         ("the container `q` is paused", Conflict),
