@@ -138,7 +138,10 @@ def seaweed(directory: Path) -> Iterator[Place]:
     with running(argv, log) as process:
         wait_for(lambda: _answers(endpoint), process, log)
         wait_for(lambda: _make_bucket(endpoint, access, secret), process, log)
-        yield Place("s3://tests/some/prefix", options)
+        try:
+            yield Place("s3://tests/some/prefix", options)
+        finally:
+            process.kill()  # asked politely, it takes ten seconds
 
 
 def _make_bucket(endpoint: str, access: str, secret: str) -> bool:
