@@ -68,7 +68,7 @@ class Creation:
         self._images = images
         self._networks = networks
         self._mounts = mounts
-        self._default = default
+        self.default = default
         self._runtime = runtime
 
     def build(self, request: CreateRequest, name: str) -> tuple[Container, list[str]]:
@@ -149,8 +149,8 @@ class Creation:
         if host.net_opts:
             raise InvalidParameter("--net-opt needs --net-driver")
         if mode in ("default", ""):
-            if self._default.driver:
-                return self._networks.default_network(self._default.driver, dict(self._default.options))
+            if self.default.driver:
+                return self._networks.default_network(self.default.driver, dict(self.default.options))
             return self._networks.get("bridge")
         return self._networks.get(mode)
 

@@ -13,6 +13,7 @@ from engine.container.attachments import Attachment
 from engine.container.config import CreateRequest
 from engine.container.connections import Connections
 from engine.container.creation import Creation
+from engine.container.defaults import DefaultNetworks
 from engine.container.environment import Environment
 from engine.container.execs import Execs
 from engine.container.files import Archive, ContainerFiles
@@ -70,6 +71,7 @@ class ContainerManager:
         """What is paused; the doctor compares it with the host."""
         self._signals = Signals(store, self._lifecycle, self.freezer, conmon, events)
         self._connections = Connections(store, environment, networks)
+        self._defaults = DefaultNetworks(store, networks, creation.default)
         self._execs = Execs(conmon, events)
         self._presenter = Presenter(store, environment, images, networks)
         self._files = ContainerFiles(store, environment, images, events)
@@ -81,15 +83,16 @@ class ContainerManager:
     def create(self, config: JsonObject, name: str, platform: str = "") -> tuple[str, list[str]]:
         """Create a container from the API's body; return its id and warnings."""
         self._conmon.warm_up()  # a start follows as a rule: 6 ms of it have passed by then
-        container, warnings = self._creation.build(CreateRequest.parse(config), name)
-        try:
-            self._environment.make_directories(container)
-            self._store.add(container)
-        except Exception:
-            self._environment.remove_directories(container)
-            self._environment.dereference_volumes(container)
-            self._remove_anonymous_volumes(container)
-            raise
+        with self._defaults.choosing():
+            container, warnings = self._creation.build(CreateRequest.parse(config), name)
+            try:
+                self._environment.make_directories(container)
+                self._store.add(container)
+            except Exception:
+                self._environment.remove_directories(container)
+                self._environment.dereference_volumes(container)
+                self._remove_anonymous_volumes(container)
+                raise
         self._emit(container, "create")
         return container.id, warnings
 
@@ -131,6 +134,7 @@ class ContainerManager:
         self._store.delete(container)
         self._execs.forget(container)
         self._emit(container, "destroy")
+        self._defaults.left([endpoint.network for endpoint in container.endpoints])
         self._lifecycle.waiters.removed(container.id, ExitResult(state.exit_code))
         self._lifecycle.attachments.fail(container.id, Conflict(f"container {container.name} was removed"))
         self._release_image(container)
@@ -368,11 +372,14 @@ class ContainerManager:
 
     def connect(self, network: str, ref: str, endpoint: Endpoint) -> None:
         """Attach a container to a network: at once, or when it starts."""
-        self._connections.connect(network, self._store.get(ref), endpoint)
+        with self._defaults.choosing():
+            self._connections.connect(network, self._store.get(ref), endpoint)
 
     def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
         """Detach a container from a network; `force` also one that is being removed or was left behind."""
-        self._connections.disconnect(network, ref, force=force)
+        id = self._networks.get(network).id
+        self._connections.disconnect(id, ref, force=force)
+        self._defaults.left([id])
 
     # For other managers and the composition root
 
@@ -418,6 +425,7 @@ class ContainerManager:
             with alone(f"container {id}"):
                 self._connections.finish(self._store.get(id))
         self._lifecycle.resume(living)
+        self._defaults.restore()
 
     def start_waiting(self, ids: Collection[str]) -> builtins.list[str]:
         """Start those that should have started by themselves and could not; see `Lifecycle.start_waiting`."""
