@@ -224,35 +224,31 @@ class Sidecars:
 
     def _remove(self, noted: DirectoryRow) -> None:
         """Remove the sidecar of a directory that is gone; not if somebody else uses that directory by now."""
-        for _ in range(_TRIES):
-            try:
-                self._remove_own(noted)
-                break
-            except Conflict:  # whether it is still ours is to be decided anew
-                continue
-        else:
-            raise Unavailable(
-                f"the sidecar of {noted.path} cannot be removed", why="others always come first", hint="It is retried"
-            )
-        self._journal.change(lambda database: changes.drop_sidecar(database, noted))
-
-    def _remove_own(self, noted: DirectoryRow) -> None:
-        """Remove the sidecar of a directory if it is this host's. Raises Conflict if it is written meanwhile."""
         key = sidecar_of(noted.path)
         try:
-            facts = self._store.head(key) if noted.version or noted.sent else None
+            version = noted.version if noted.version not in ("", MERGED) else self._own(noted, key)
+            for _ in range(_TRIES):
+                if not version:
+                    break
+                try:
+                    remove(self._store, key, version)
+                    self._written.removed(key)
+                    break
+                except Conflict:  # whether it is still ours is to be decided anew
+                    version = self._own(noted, key)
+            else:
+                raise Unavailable(f"the sidecar {key} cannot be removed", why="others always come first")
         except InvalidParameter:  # a name that the store refuses has nothing there
-            facts = None
-        if facts is not None and (version_of(facts) == noted.version or self._is_own(noted, key)):
-            remove(self._store, key, facts)
-            self._written.removed(key)
+            pass
+        self._journal.change(lambda database: changes.drop_sidecar(database, noted))
 
-    def _is_own(self, noted: DirectoryRow, key: str) -> bool:
-        """Whether a sidecar is as this host wrote it without an answer, and nobody else wrote it since."""
-        if not noted.sent:
-            return False
+    def _own(self, noted: DirectoryRow, key: str) -> str:
+        """Return a sidecar's version if it is as this host wrote it without an answer; "" if it is not, or gone."""
+        facts = self._store.head(key) if noted.sent else None
+        if facts is None:
+            return ""
         text = self._store.get(key).decode(errors="replace")
-        return said_here(noted, text) == text
+        return version_of(facts) if said_here(noted, text) == text else ""
 
 
 def said_here(noted: DirectoryRow, text: str) -> str | None:

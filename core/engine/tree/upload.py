@@ -176,19 +176,27 @@ class Uploader:
         """Remove the object of a file that was removed here; not if somebody else wrote it meanwhile."""
         if self._is_elsewhere(removal):
             return Outcome.HELD
-        found = self._parts.store.head(removal.path)
-        if found is not None and self._ours(removal, found):
-            if not self._is_here(removal):
-                return Outcome.HELD
-            try:
-                remove(self._parts.store, removal.path, found)
-            except Conflict:
-                return Outcome.CHANGED
-            self._parts.written.removed(removal.path)
-        elif found is not None:
-            self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")
+        alone = not self._parts.journal.names(removal.ino)
+        if not (alone and removal.version and self._removed(removal, removal.version)):
+            found = self._parts.store.head(removal.path)
+            if found is not None and self._ours(removal, found):
+                if not self._is_here(removal):
+                    return Outcome.HELD
+                if not self._removed(removal, version_of(found)):
+                    return Outcome.CHANGED
+            elif found is not None:
+                self._parts.health.note("removed here, changed elsewhere", removal.path, "the object is kept")
         ended = self._parts.journal.change(lambda database: changes.end_removal(database, removal))
         return Outcome.DONE if ended else Outcome.CHANGED
+
+    def _removed(self, removal: Removal, version: str) -> bool:
+        """Remove an object if it is of that version; False if it is another one."""
+        try:
+            remove(self._parts.store, removal.path, version)
+        except Conflict:
+            return False
+        self._parts.written.removed(removal.path)
+        return True
 
     def _is_elsewhere(self, removal: Removal) -> bool:
         """Whether the file was never read, and exists under a name that no scan has seen yet.

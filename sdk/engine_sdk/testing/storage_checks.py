@@ -46,8 +46,8 @@ def etags_change(site: Site) -> None:
     """Where objects have etags, every write of other content has another one."""
     first = site.seed.put(site.key("a"), b"1")
     second = site.seed.put(site.key("a"), b"2")
-    if site.caps.put_if and not first.etag:
-        raise AssertionError("put_if is declared, and objects have no etag")
+    if (site.caps.put_if or site.caps.delete_if) and not first.etag:
+        raise AssertionError("conditions are declared, and objects have no etag")
     if first.etag is not None and first.etag == second.etag:
         raise AssertionError(f"two contents have the etag {first.etag}")
 

@@ -103,9 +103,10 @@ def removed_and_written(tmp_path, store: FaultStore) -> None:
         assert (again.path / "file").read_bytes() == b"more valuable"
 
 
-def test_a_removal_without_a_condition_looks_again_first(tmp_path, unconditional):
+def test_a_removal_without_a_condition_looks_again_last(tmp_path, unconditional):
     with Place(tmp_path, unconditional) as place:
         (place.path / "file").write_bytes(b"first")
+        (place.path / "also").hardlink_to(place.path / "file")  # whether that needs the object is seen to in between
         place.sync()
         written = write_once(unconditional, "head", "file", b"more valuable", after=True)
         (place.path / "file").unlink()
@@ -152,12 +153,12 @@ def test_a_sidecar_that_is_written_just_before_its_removal_is_kept(tmp_path, inn
         assert inner.get(SIDECAR) == theirs
 
 
-def test_a_sidecar_is_looked_at_again_where_there_is_no_condition(tmp_path, unconditional):
+def test_a_sidecar_is_looked_at_before_where_there_is_no_condition(tmp_path, unconditional):
     with Place(tmp_path, unconditional) as place:
         (place.path / "d").mkdir()
         place.sync()
         theirs = unconditional.inner.get(SIDECAR).replace(b'"mode": "0755"', b'"mode": "0700"')
-        written = write_once(unconditional, "head", SIDECAR, theirs, after=True)
+        written = write_once(unconditional, "head", SIDECAR, theirs)
         (place.path / "d").rmdir()
         place.sync()
         assert written
