@@ -169,11 +169,12 @@ def test_a_file_system_that_ignores_ranges_is_caught(tmp_path):
         store.get("a", 10, 20)
 
 
-def test_fsspec_cannot_claim_conditions():
+@pytest.mark.parametrize("capability", ["put_if", "delete_if"])
+def test_fsspec_cannot_claim_conditions(capability):
     from engine_sdk import StorageCaps
 
-    with pytest.raises(ValueError, match="put_if"):
-        FsspecStore(object(), "/", caps=StorageCaps(put_if=True), translate=Translator("x"))
+    with pytest.raises(ValueError, match=capability):
+        FsspecStore(object(), "/", caps=StorageCaps(**{capability: True}), translate=Translator("x"))
 
 
 def test_a_hanging_call_ends_at_its_deadline():

@@ -15,6 +15,7 @@ WRONG = {
     "Racy": {"one_of_many_writers_wins"},
     "Careless": {"removes_on_conditions", "a_removal_on_a_condition_takes_nothing_else"},
     "Peeping": {"a_removal_on_a_condition_takes_nothing_else"},
+    "Old": set(),
     "Whole": {"reads_ranges_exactly"},
     "Short": {"reads_ranges_exactly"},
     "Paged": {"lists_all_of_many"},

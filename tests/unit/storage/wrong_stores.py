@@ -67,6 +67,18 @@ class Peeping(Wrong):
             super().delete(key)
 
 
+class Old(Wrong):
+    """Is not wrong: it was written before contract 1.2, and its removals know no condition."""
+
+    caps = StorageCaps(ranged=True, put_if=True, server_copy=True, metadata=True, delimiter=True)
+
+    class store(MemoryStore):
+        caps = StorageCaps(ranged=True, put_if=True, server_copy=True, metadata=True, delimiter=True)
+
+        def delete(self, key):
+            super().delete(key)
+
+
 class Whole(Wrong):
     """Ignores the end of a range."""
 
