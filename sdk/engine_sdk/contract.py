@@ -85,6 +85,7 @@ from engine.spec.secret import SecretRef, secret_fields
 from engine.spec.shim import host_shim, shim_routes
 from engine.spec.storage import (
     ABSENT,
+    PROBES,
     SCRUB_PART,
     Checked,
     ShortRead,
@@ -114,6 +115,7 @@ from engine.spec.volume import Volume, VolumeCaps, VolumeDriver, VolumePlan
 
 __all__ = [
     "ABSENT",
+    "PROBES",
     "SCRUB_PART",
     "AbsolutePath",
     "Address",

@@ -21,7 +21,7 @@ from engine.helper.messages import HelperGone, error_json
 from engine.helper.place import HelperPlace
 from engine.plugins import Plugins
 from engine.spec.errors import DeadlineExceeded, EngineError, Forbidden, Internal, InvalidParameter
-from engine.spec.storage import Store
+from engine.spec.storage import PROBES, Store
 from engine.spec.trees import SyncedTree, TreeStatus
 from engine.storage.stores import Stores
 
@@ -29,7 +29,7 @@ log = logging.getLogger("engine.helper")
 
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 """Seconds between two tries to open a tree: the first time, and at most."""
-PROBE = ".engine-write-probe"
+PROBE = f"{PROBES}write"
 """Object that is written to a new volume's store and removed again."""
 LOG_BYTES = 1 << 20
 """A log of this size is put aside; one older one is kept."""

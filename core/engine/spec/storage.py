@@ -26,7 +26,10 @@ Data = TypeVar("Data", bytes, memoryview)
 ABSENT: Literal["absent"] = "absent"
 """The condition of a write that must make a new object. No store has this word as an etag: theirs are quoted or hex."""
 
+PROBES = ".engine-probes/"
+"""Beginning of the keys of objects that only show what a store can do: they are no files, and are removed at once.
 
+Who is killed meanwhile leaves one. It means nothing, and whoever finds it a day later may remove it."""
 SCRUB_PART = 8 << 20
 """Bytes that `scrub` reads at once."""
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from engine.spec.storage import Stat, Store
+from engine.spec.errors import EngineError
+from engine.spec.storage import PROBES, Stat, Store
 from engine.tree.names import SIDECAR, sidecar_of, unnameable
 from engine.tree.spelling import spelling_of
 
 log = logging.getLogger(__name__)
+
+_FORGOTTEN = 86400.0
+"""Seconds after which an object that only tried the store is of nobody who still lives; clocks may differ."""
 
 
 class Remote(NamedTuple):
@@ -65,9 +70,13 @@ def read(store: Store, progressed: Callable[[int], None]) -> Listing:
     files: dict[str, Remote] = {}
     sidecars: dict[str, str] = {}
     problems: dict[str, str] = {}
+    forgotten: list[str] = []
     for number, stat in enumerate(store.list()):
         directory, _, name = stat.key.rpartition("/")
-        if name == SIDECAR and not (directory and unnameable(directory, spelling)):
+        if stat.key.startswith(PROBES):
+            if stat.mtime is not None and stat.mtime < time.time() - _FORGOTTEN:
+                forgotten.append(stat.key)
+        elif name == SIDECAR and not (directory and unnameable(directory, spelling)):
             sidecars[directory] = version_of(stat)
         elif why := unnameable(stat.key, spelling):
             if not (stat.key.endswith("/") and stat.size == 0):  # markers of directories, which other tools make
@@ -80,4 +89,14 @@ def read(store: Store, progressed: Callable[[int], None]) -> Listing:
         if files[path].size:  # an empty one is a marker of the directory, as other tools make them
             problems[path] = "there are objects below it"
         del files[path]
+    _clear(store, forgotten)
     return Listing(files, sidecars, problems)
+
+
+def _clear(store: Store, keys: Collection[str]) -> None:
+    """Remove what killed processes left of their tries."""
+    try:
+        for key in keys:
+            store.delete(key)
+    except EngineError as err:  # where that is forbidden, it stays, and harms nothing
+        log.info("objects below %s stay: %s", PROBES, err)

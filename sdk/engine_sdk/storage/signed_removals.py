@@ -17,13 +17,11 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from engine_sdk.contract import Unsupported
+from engine_sdk.contract import PROBES, Unsupported
 from engine_sdk.storage.errors import plain
 
 log = logging.getLogger(__name__)
 
-_PROBE = ".engine-condition-probe-"
-"""Beginning of the name of an object that shows whether the server heeds conditions."""
 _OTHER = f'"{"0" * 32}"'
 """An etag that no object has."""
 _VALID = timedelta(minutes=15)
@@ -53,7 +51,7 @@ class SignedRemovals:
     def __init__(self, client: Any, prefix: str, *, deadline: float) -> None:
         """`deadline` bounds a request, in seconds; objects of our own lie below `prefix`."""
         self._client = client
-        self._probe = "/".join(filter(None, (prefix.strip("/"), _PROBE)))
+        self._probe = "/".join(filter(None, (prefix.strip("/"), f"{PROBES}condition-")))
         self._deadline = deadline
         self._lock = threading.Lock()
         self._pool: Any = None

@@ -10,7 +10,7 @@ import pytest
 
 from engine.plugins import Plugins
 from engine.spec.errors import Unsupported
-from engine.spec.storage import Store
+from engine.spec.storage import PROBES, Store
 from engine.spec.trees import StoreSpec, SyncedTree
 from engine.storage.secrets import Secrets
 from engine.storage.stores import Stores
@@ -102,4 +102,5 @@ def picture(root: Path, *, times: bool = True, owners: bool = True) -> dict[str,
 
 def keys(store: Store) -> list[str]:
     """The objects that are files."""
-    return sorted(s.key for s in store.list() if not s.key.endswith(".engine-attributes.json"))
+    found = (s.key for s in store.list())
+    return sorted(key for key in found if not key.endswith(".engine-attributes.json") and not key.startswith(PROBES))

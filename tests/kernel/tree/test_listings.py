@@ -10,6 +10,8 @@ import pytest
 from tests.kernel.tree.fault_store import FaultStore, vanished
 from tests.kernel.tree.grounds import SECONDS, Place, keys, picture, store_of
 
+from engine.spec.errors import Forbidden
+from engine.spec.storage import PROBES
 from engine.spec.trees import UsualAttributes
 from engine.tree import tree as trees
 from engine.tree.watch import Watch
@@ -181,3 +183,29 @@ def test_what_other_tools_wrote_can_be_entered_and_read(tmp_path, store, options
             assert sorted(s.key for s in store.list()) == ["a/b/file", "a/c/later", "file"]  # nothing of ours
     finally:
         os.umask(mask)
+
+
+def test_what_killed_processes_left_of_tries_is_no_file_and_goes_after_a_day(tmp_path, store, monkeypatch):
+    store.put(f"{PROBES}condition-1", b"It may be removed.")
+    with Place(tmp_path, store) as place:
+        (place.path / "file").write_bytes(b"x")
+        place.sync()
+        assert place.tree.status().state == "ready", place.tree.status()
+        assert [p.name for p in place.path.iterdir()] == ["file"]
+    assert store.head(f"{PROBES}condition-1"), "it may be of somebody who lives"
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * 86400)
+    store.fault = forbidden
+    with Place(tmp_path, store, "other") as other:
+        assert other.tree.status().state == "ready", other.tree.status()
+    store.fault = None
+    with Place(tmp_path, store, "third"):
+        assert keys(store) == ["file"]
+        assert store.head(f"{PROBES}condition-1") is None
+
+
+def forbidden(operation, key, call):
+    """Nothing may be removed."""
+    if operation == "delete":
+        raise Forbidden(f"removing {key!r}")
+    return call()
