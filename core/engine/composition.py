@@ -25,6 +25,7 @@ from engine.doctor import Doctor, note_json
 from engine.events import EventBus
 from engine.helper.config import HelperConfigs
 from engine.image.manager import ImageManager
+from engine.network.defaults import parse_pools
 from engine.network.manager import NetworkManager
 from engine.plugins import Plugins
 from engine.reconcile.applier import Tag
@@ -71,6 +72,7 @@ class Engine:
         if os.geteuid() != 0:
             raise Forbidden("the daemon needs root", why=f"it runs as uid {os.geteuid()}", hint="Start it with sudo.")
         self.options = options
+        self.pools = parse_pools(options.default_address_pools)
         data, run = options.data_root, options.exec_root
         directories.make_private(data)
         directories.make_private(run)
@@ -140,6 +142,7 @@ class Engine:
             events=self.events,
             names=self.names,
             fixed=self._store.fixed_addresses,
+            default_pools=self.pools,
         )
         self.clustering = Clustering(self.state, self.networks.spanning, data / "cluster", self.options.cluster)
         self.clustering.open()
@@ -242,6 +245,7 @@ class Engine:
                 exec_root=str(self.options.exec_root),
                 runtime=self.runtime.name,
                 components={self.runtime.name: self.runtime.version},
+                address_pools=[{"Base": pool.base, "Size": pool.size} for pool in self.pools],
             ),
         )
 

@@ -41,6 +41,8 @@ class DaemonOptions:
     """Network driver of containers that name neither network nor driver."""
     net_opts: Mapping[str, str] = field(default_factory=dict)
     """Options of that driver's default network."""
+    default_address_pools: tuple[str, ...] = ()
+    """Where networks get subnets from that name none, each `base=PREFIX,size=LENGTH`; empty: docker's."""
     insecure_registries: tuple[str, ...] = ()
     """Registries that are spoken to by plain HTTP or without checking their certificates."""
     runtime: str = ""
@@ -95,7 +97,7 @@ class DaemonOptions:
     def from_json(cls, document: Mapping[str, Any]) -> DaemonOptions:
         """Make options from a JSON object: the fields' names; what is missing has its default."""
         given = dict(document)
-        for name in ("hosts", "insecure_registries"):
+        for name in ("hosts", "insecure_registries", "default_address_pools"):
             if name in given:
                 given[name] = tuple(given[name])
         for name in ("data_root", "exec_root", "pidfile"):

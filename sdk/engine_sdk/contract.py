@@ -19,7 +19,7 @@ from engine.spec.errors import (
     Unsupported,
 )
 from engine.spec.firewall import Masquerade, PortMap, SealedPort, Segment
-from engine.spec.ipam import AddressRequest, IpamCaps, IpamDriver, Pool, PoolRequest, Taken
+from engine.spec.ipam import AddressPool, AddressRequest, IpamCaps, IpamDriver, Pool, PoolRequest, Taken
 from engine.spec.links import (
     Address,
     Bridge,
@@ -119,6 +119,7 @@ __all__ = [
     "SCRUB_PART",
     "AbsolutePath",
     "Address",
+    "AddressPool",
     "AddressRequest",
     "AdoptOwnLink",
     "ApplyFailed",

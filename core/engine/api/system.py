@@ -128,6 +128,7 @@ def _info(managers: Services) -> JsonObject:
         "Isolation": "",
         "InitBinary": "",
         "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "DefaultAddressPools": list(instance.address_pools),
         "Warnings": list(instance.warnings),
     }
 

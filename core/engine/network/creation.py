@@ -22,7 +22,7 @@ from engine.network.planner import GROUP, Planner
 from engine.network.unusable import check_hosts_own, check_reserved, overlap
 from engine.plugins import Plugins
 from engine.spec.errors import Conflict, DriverFault, EngineError, Forbidden, InvalidParameter, Unsupported
-from engine.spec.ipam import IpamDriver, Pool, PoolRequest
+from engine.spec.ipam import AddressPool, IpamDriver, Pool, PoolRequest
 from engine.spec.network import NetworkCaps
 from engine.spec.options import adopts_own_link, own_link_fields, parse_options, vni_fields
 from engine.spec.values import IfName, contains, family_of
@@ -70,12 +70,19 @@ class NetworkRequest:
 class Creation:
     """Turns requests into records. Reads the host, and changes nothing."""
 
-    def __init__(self, plugins: Plugins, planner: Planner, networks: Callable[[], list[NetworkRecord]]) -> None:
+    def __init__(
+        self,
+        plugins: Plugins,
+        planner: Planner,
+        networks: Callable[[], list[NetworkRecord]],
+        default_pools: tuple[AddressPool, ...] = (),
+    ) -> None:
         self.lock = threading.RLock()
         """Held from the choice of a name and of pools until they are written."""
         self._plugins = plugins
         self._planner = planner
         self._networks = networks
+        self._default_pools = default_pools
 
     def record(self, request: NetworkRequest, identity: Identity | None = None) -> NetworkRecord:
         """Return the record of a new network, not written yet; one that spans hosts needs an `identity`.
@@ -253,6 +260,8 @@ class Creation:
         for pool_request in asked:
             if pool_request.subnet:
                 check_reserved(pool_request.subnet)
+            else:
+                pool_request = pool_request.model_copy(update={"defaults": self._default_pools})
             self._check_overlap(pool_request.subnet, record.name, pools, caps)
             if pool_request.subnet and host_gateway:
                 check_hosts_own(pool_request.subnet, self._planner.own_links())

@@ -29,6 +29,7 @@ from engine.plugins import Plugins
 from engine.reconcile.applier import Difference, Sandbox
 from engine.reconcile.reconciler import Reconciler
 from engine.spec.errors import Conflict, EngineError, Forbidden, NotFound, Unavailable
+from engine.spec.ipam import AddressPool
 from engine.spec.network import LocalGateway, NetworkCaps
 from engine.spec.resource import Plan
 from engine.state import State
@@ -72,13 +73,15 @@ class NetworkManager:
         events: Events,
         names: Names | None = None,
         fixed: Fixed = lambda network: {},
+        default_pools: tuple[AddressPool, ...] = (),
     ) -> None:
+        """Take the parts; `default_pools` are where networks get subnets from that name none (none: docker's)."""
         self._reconciler = reconciler
         self._events = events
         self._names = names or NoNames()
         self._store = NetworkStore(state, self._names)
         self._planner = Planner(plugins, self._own_links, self._vlans)
-        self._creation = Creation(plugins, self._planner, self._store.networks)
+        self._creation = Creation(plugins, self._planner, self._store.networks, default_pools)
         self._addresses = Addresses(state, plugins, fixed)
         parts = Parts(
             state, plugins, self._store, self._planner, self._creation, self._addresses, reconciler, self._names

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Generic, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
 from engine.spec.driver import Driver, SpecVersion, hookspec
 from engine.spec.options import Options
-from engine.spec.values import Frozen, IpAddress, Mac, Prefix
+from engine.spec.values import Frozen, IpAddress, Mac, Prefix, family_of
 
 IpamOptionsT = TypeVar("IpamOptionsT", bound=Options, default=Options)
 """The model of a driver's options."""
@@ -25,6 +25,25 @@ class IpamCaps(Frozen):
     leases: bool = False
     """A DHCP server on the network's wire chooses addresses, for a time; the core speaks with it. The network has no
     pools, and the driver is asked for nothing. Its options may have `timeout` (seconds) and `hostname` (tell it)."""
+
+
+class AddressPool(Frozen):
+    """Where networks that name no subnet get theirs: the prefixes of length `size` in `base`, the lowest first.
+
+    `size` is at least the length of `base`, and leaves room for a gateway and a container.
+    """
+
+    base: Prefix
+    """What the subnets are parts of."""
+    size: int
+    """Length of their prefixes."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> AddressPool:
+        least, bits = int(self.base.partition("/")[2]), 32 if family_of(self.base) == 4 else 128
+        if not least <= self.size <= bits - 2:
+            raise ValueError(f"a subnet of {self.base} has a length from {least} to {bits - 2}, not {self.size}")
+        return self
 
 
 class PoolRequest(Frozen):
@@ -44,6 +63,8 @@ class PoolRequest(Frozen):
     """The host is the gateway: choose an address for it where none is given."""
     aux: Mapping[str, IpAddress] = Field(default_factory=dict)
     """Addresses that somebody else on the network has: never given out."""
+    defaults: tuple[AddressPool, ...] = ()
+    """Where the operator wants subnets to be taken from, in this order; none of a family: the driver chooses. (1.2)"""
 
 
 class Pool(Frozen):
@@ -87,7 +108,7 @@ class IpamDriver(Driver, Generic[IpamOptionsT]):
     """Base of IPAM drivers."""
 
     GROUP: ClassVar[str] = "engine.ipam"
-    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 1)
+    SPEC: ClassVar[SpecVersion] = SpecVersion(1, 2)
     OPERATIONS: ClassVar[tuple[str, ...]] = ("choose_pool", "choose_address")
     REQUIRED: ClassVar[tuple[str, ...]] = OPERATIONS
     needs: ClassVar[SpecVersion] = SpecVersion(1, 0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from engine_sdk import (
+    AddressPool,
     AddressRequest,
     Conflict,
     InvalidParameter,
@@ -19,12 +20,13 @@ from engine_sdk import (
 )
 
 Net = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
 
 DEFAULT_POOLS = (
-    *(ip_network(f"172.{n}.0.0/16") for n in range(17, 32)),
-    *(ip_network(f"192.168.{n}.0/20") for n in range(0, 256, 16)),
+    *(AddressPool(base=f"172.{n}.0.0/16", size=16) for n in range(17, 32)),
+    AddressPool(base="192.168.0.0/16", size=20),
 )
-"""As Docker's (daemon option default-address-pools): private prefixes of RFC 1918."""
+"""As Docker's, where the operator has no other wishes: private prefixes of RFC 1918."""
 ULA_TRIES = 64
 
 
@@ -80,20 +82,47 @@ def _given(request: PoolRequest, avoid: tuple[str, ...]) -> Net:
     subnet = ip_network(str(request.subnet))
     if subnet.version != request.family:
         raise InvalidParameter(f"the subnet {subnet} is not of IP version {request.family}")
-    if rival := _overlap(subnet, avoid):
-        raise Conflict(f"the subnet {subnet} overlaps {rival}", details={"overlaps": rival})
+    if rival := _rival(subnet, [ip_network(prefix) for prefix in avoid]):
+        raise Conflict(f"the subnet {subnet} overlaps {rival}", details={"overlaps": str(rival)})
     return subnet
 
 
 def _free(request: PoolRequest, avoid: tuple[str, ...]) -> Net:
     if request.ip_range:
         raise InvalidParameter("an IP range needs a subnet", hint="Give --subnet as well")
-    candidates: Iterator[Net] = iter(DEFAULT_POOLS) if request.family == 4 else _local_prefixes(request.key)
+    given = [ip_address(a) for a in (request.gateway, *request.aux.values()) if a]
+    others = [ip_network(prefix) for prefix in avoid]
+    wished = [pool for pool in request.defaults if ip_network(pool.base).version == request.family]
+    if wished or request.family == 4:
+        candidates = (subnet for pool in wished or DEFAULT_POOLS for subnet in _free_parts(pool, given, others))
+    else:
+        candidates = (subnet for subnet in _local_prefixes(request.key) if not _rival(subnet, others))
     for subnet in candidates:
-        given = [a for a in (request.gateway, *request.aux.values()) if a]
-        if not _overlap(subnet, avoid) and all(ip_address(a) in subnet for a in given):
+        if all(address in subnet for address in given):
             return subnet
-    raise Unavailable("all default address pools are in use", hint="Give --subnet")
+    raise Unavailable(
+        "all default address pools are in use",
+        hint="Give --subnet; or remove networks, or give the daemon more with --default-address-pool",
+    )
+
+
+def _free_parts(pool: AddressPool, given: Sequence[Address], others: Sequence[Net]) -> Iterator[Net]:
+    """The subnets of a pool that overlap no others; where addresses are given, only the one that has the first."""
+    base = ip_network(pool.base)
+    step = 1 << (base.max_prefixlen - pool.size)
+    number, last = int(base.network_address), int(base.broadcast_address)
+    if given:
+        if given[0] not in base:
+            return
+        number = int(given[0]) // step * step
+        last = number
+    while number <= last:
+        subnet: Net = type(base)((number, pool.size))
+        rival = _rival(subnet, others)
+        if rival is None:
+            yield subnet
+        end = int(rival.broadcast_address) if rival else number
+        number = (max(end, number) // step + 1) * step  # a large rival is passed at once
 
 
 def _local_prefixes(key: str) -> Iterator[IPv6Network]:
@@ -103,12 +132,8 @@ def _local_prefixes(key: str) -> Iterator[IPv6Network]:
         yield IPv6Network((b"\xfd" + digest[:7] + bytes(8), 64))
 
 
-def _overlap(subnet: Net, avoid: tuple[str, ...]) -> str:
-    for prefix in avoid:
-        other = ip_network(prefix)
-        if other.version == subnet.version and subnet.overlaps(other):
-            return prefix
-    return ""
+def _rival(subnet: Net, others: Sequence[Net]) -> Net | None:
+    return next((other for other in others if other.version == subnet.version and subnet.overlaps(other)), None)
 
 
 def _inside(part: Net, subnet: Net) -> bool:

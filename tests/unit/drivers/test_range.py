@@ -5,7 +5,7 @@ import time
 import pytest
 
 from engine.spec.errors import Conflict, InvalidParameter, Unavailable
-from engine.spec.ipam import AddressRequest, Pool, PoolRequest
+from engine.spec.ipam import AddressPool, AddressRequest, Pool, PoolRequest
 from engine.spec.options import Options
 from engine_drivers.ipam.range import RangeDriver
 
@@ -33,6 +33,23 @@ def test_default_pools_are_dockers_and_pass_over_what_is_used():
     assert pool(gateway="172.25.0.9").subnet == "172.25.0.0/16"
     with pytest.raises(Unavailable, match="--subnet"):
         pool(avoid=["172.16.0.0/12", "192.168.0.0/16"])
+
+
+def test_the_operator_s_pools_come_in_order_and_only_they():
+    defaults = (AddressPool(base="10.1.0.0/23", size=24), AddressPool(base="10.9.0.0/30", size=30))
+    assert pool(defaults=defaults).subnet == "10.1.0.0/24"
+    assert pool(defaults=defaults, avoid=["10.1.0.128/25"]).subnet == "10.1.1.0/24"
+    assert pool(defaults=defaults, avoid=["10.0.0.0/13"]).subnet == "10.9.0.0/30"
+    assert pool(defaults=defaults, gateway="10.1.1.9").subnet == "10.1.1.0/24"
+    with pytest.raises(Unavailable, match="--default-address-pool"):
+        pool(defaults=defaults, avoid=["10.0.0.0/8"])
+    with pytest.raises(Unavailable):
+        pool(defaults=defaults, gateway="10.2.0.1")
+    assert pool(family=6, key="a", defaults=defaults) == pool(family=6, key="a")
+    six = AddressPool(base="fd00:7::/32", size=64)
+    assert pool(family=6, defaults=(*defaults, six)).subnet == "fd00:7::/64"
+    assert pool(family=6, defaults=(six,), avoid=["fd00:7::/33"]).subnet == "fd00:7:8000::/64", "at once"
+    assert pool(defaults=(six,)).subnet == "172.17.0.0/16"
 
 
 def test_ipv6_default_pools_are_local_and_stable_and_differ_by_network():

@@ -17,10 +17,11 @@ Rules for all of them:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.api.services.containers import ContainerManager
+from engine.api.services.data import JsonObject
 from engine.api.services.host import Doctor, EventBus, Nodes, SecretStore
 from engine.api.services.images import ImageManager
 from engine.api.services.networks import NetworkManager
@@ -41,6 +42,8 @@ class Instance:
     components: Mapping[str, str] = field(default_factory=dict)
     """Versions: `{"crun": "1.8.1", "conmon": "2.1.6"}`."""
     warnings: tuple[str, ...] = ()
+    address_pools: Sequence[JsonObject] = ()
+    """The operator's default address pools: `[{"Base": "10.10.0.0/16", "Size": 24}]`."""
 
 
 @dataclass(frozen=True)

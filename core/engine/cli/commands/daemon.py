@@ -45,6 +45,10 @@ def daemon(
         str, option("--net-driver", metavar="DRIVER", help="Driver of the default network (bridge)", panel=_NET)
     ] = "",
     net_opt: Annotated[Many, option("--net-opt", metavar="KEY=VALUE", help="Option of that driver", panel=_NET)] = None,
+    default_address_pool: Annotated[
+        Many,
+        option("--default-address-pool", metavar="base=CIDR,size=N", help="Take subnets from there", panel=_NET),
+    ] = None,
     insecure_registry: Annotated[
         Many, option("--insecure-registry", metavar="HOST[:PORT]", help="Speak plain HTTP with it", panel=_REG)
     ] = None,
@@ -107,6 +111,7 @@ def daemon(
         exec_root=Path(exec_root).absolute(),
         net_driver=net_driver or around.net_driver or "bridge",
         net_opts={**key_values("--net-opt", around.net_opts), **key_values("--net-opt", net_opt or ())},
+        default_address_pools=tuple(default_address_pool or ()),
         insecure_registries=tuple(insecure_registry or ()),
         runtime=runtime,
         idle_exit=_seconds("--idle-exit", idle_exit) if idle_exit else None,
