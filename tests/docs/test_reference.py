@@ -65,4 +65,4 @@ def test_every_kind_of_resource_is_there_with_its_fields(entries):
 
 def test_all_that_the_sdk_offers_is_there(entries):
     pydantics = {"Field", "field_validator", "model_validator"}
-    assert set(engine_sdk.__all__) - pydantics - set(entries) <= {"hookimpl", "ABSENT", "SCRUB_PART"}
+    assert set(engine_sdk.__all__) - pydantics - set(entries) <= {"hookimpl", "ABSENT", "PROBES", "SCRUB_PART"}
